@@ -1,0 +1,285 @@
+//! The JWS compact serialization (RFC 7515 §7.1): shape, header, signature, and only then a payload.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::base64url;
+use super::json::{self, JsonError};
+use super::jwk::{Key, MAX_KID_BYTES};
+
+/// A token in compact form whose header was read and whose signature was not.
+///
+/// The payload cannot be reached from here: [`CompactJws::verify`] releases it.
+#[derive(Debug)]
+pub struct CompactJws<'t> {
+    header: Header,
+    signing_input: &'t str,
+    payload: &'t str,
+    signature: Vec<u8>,
+}
+
+/// The header members that decide how to verify. None of them is trusted yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// `alg`: what the token claims to be signed with.
+    pub algorithm: String,
+    /// `kid`: which key the token claims to be signed with.
+    pub kid: Option<String>,
+    /// `typ`: what the token claims to be.
+    pub typ: Option<String>,
+}
+
+/// A payload whose signature holds.
+#[derive(Debug)]
+pub struct VerifiedPayload<'t> {
+    encoded: &'t str,
+    bytes: Vec<u8>,
+}
+
+/// Why a text is not an acceptable compact JWS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JwsError {
+    /// `crit` is there: an extension that must be understood, and none is (RFC 7515 §4.1.11).
+    CriticalHeader,
+    /// The header brings its own key or a link to one (`jwk`, `jku`, `x5c`, `x5u`).
+    EmbeddedKey(&'static str),
+    /// Five parts are a JWE (RFC 7516 §3.1), one part is an opaque token: neither can be verified here.
+    EncryptedOrOpaque {
+        /// How many dot-separated parts the token has.
+        parts: usize,
+    },
+    /// A header member is missing or of the wrong type.
+    HeaderMember(&'static str),
+    /// The header is not a JSON object, or has duplicate members.
+    HeaderNotJson(JsonError),
+    /// A part is not canonical base64url.
+    NotBase64Url(&'static str),
+    /// Neither three, five nor one part.
+    Parts(usize),
+    /// No key verifies the signature.
+    Signature,
+}
+
+impl fmt::Display for JwsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CriticalHeader => f.write_str("header has crit"),
+            Self::EmbeddedKey(name) => write!(f, "header has {name}"),
+            Self::EncryptedOrOpaque { parts } => write!(f, "{parts} parts"),
+            Self::HeaderMember(name) => write!(f, "header member {name} is missing or malformed"),
+            Self::HeaderNotJson(error) => write!(f, "header: {error}"),
+            Self::NotBase64Url(part) => write!(f, "{part} is not canonical base64url"),
+            Self::Parts(parts) => write!(f, "{parts} parts"),
+            Self::Signature => f.write_str("signature does not match"),
+        }
+    }
+}
+
+impl std::error::Error for JwsError {}
+
+impl<'t> CompactJws<'t> {
+    /// Splits a token and reads its header. The caller has bounded its length.
+    ///
+    /// # Errors
+    ///
+    /// [`JwsError`] names the part that is wrong.
+    pub fn parse(token: &'t str) -> Result<Self, JwsError> {
+        let parts = token.split('.').count();
+        match parts {
+            3 => {}
+            1 | 5 => return Err(JwsError::EncryptedOrOpaque { parts }),
+            _ => return Err(JwsError::Parts(parts)),
+        }
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(JwsError::Parts(parts))?;
+        let (header, payload) = signing_input
+            .split_once('.')
+            .ok_or(JwsError::Parts(parts))?;
+        let header = base64url::decode(header).ok_or(JwsError::NotBase64Url("header"))?;
+        let members = json::parse_object(&header).map_err(JwsError::HeaderNotJson)?;
+        let header = Header::from_members(&members)?;
+        let signature = base64url::decode(signature).ok_or(JwsError::NotBase64Url("signature"))?;
+        Ok(Self {
+            header,
+            signing_input,
+            payload,
+            signature,
+        })
+    }
+
+    /// The header, for choosing keys.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Releases the payload if one of `keys` verifies the signature (RFC 7515 §5.2), with the place
+    /// of that key. The caller chooses keys by the header and bounds their number.
+    ///
+    /// # Errors
+    ///
+    /// [`JwsError::Signature`] when none does, [`JwsError::NotBase64Url`] when the payload is not
+    /// canonical base64url.
+    pub fn verify<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Result<(VerifiedPayload<'t>, usize), JwsError> {
+        let place = keys
+            .into_iter()
+            .position(|key| {
+                key.algorithm().name() == self.header.algorithm
+                    && key.verifies(self.signing_input.as_bytes(), &self.signature)
+            })
+            .ok_or(JwsError::Signature)?;
+        let bytes = base64url::decode(self.payload).ok_or(JwsError::NotBase64Url("payload"))?;
+        let payload = VerifiedPayload {
+            encoded: self.payload,
+            bytes,
+        };
+        Ok((payload, place))
+    }
+}
+
+impl VerifiedPayload<'_> {
+    /// The payload bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The payload as the token spells it: canonical base64url.
+    #[must_use]
+    pub const fn encoded(&self) -> &str {
+        self.encoded
+    }
+}
+
+impl Header {
+    fn from_members(members: &Map<String, Value>) -> Result<Self, JwsError> {
+        if members.contains_key("crit") {
+            return Err(JwsError::CriticalHeader);
+        }
+        // RFC 8725 §3.10: a key that the token brings along proves nothing.
+        for name in ["jwk", "jku", "x5c", "x5u"] {
+            if members.contains_key(name) {
+                return Err(JwsError::EmbeddedKey(name));
+            }
+        }
+        // RFC 7797 §6: b64 counts only together with crit; alone it can only confuse.
+        if members.contains_key("b64") {
+            return Err(JwsError::HeaderMember("b64"));
+        }
+        let text = |name: &'static str| match members.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(JwsError::HeaderMember(name)),
+        };
+        let kid = text("kid")?;
+        if kid.as_ref().is_some_and(|kid| kid.len() > MAX_KID_BYTES) {
+            return Err(JwsError::HeaderMember("kid"));
+        }
+        Ok(Self {
+            algorithm: text("alg")?.ok_or(JwsError::HeaderMember("alg"))?,
+            kid,
+            typ: text("typ")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::base64url::encode;
+    use super::{CompactJws, JwsError};
+
+    fn parse_header(header: &str) -> Result<super::Header, JwsError> {
+        let token = format!(
+            "{}.{}.{}",
+            encode(header.as_bytes()),
+            encode(b"{}"),
+            encode(b"s")
+        );
+        CompactJws::parse(&token).map(|jws| jws.header().clone())
+    }
+
+    #[test]
+    fn the_shape_is_three_canonical_parts() {
+        let header = encode(br#"{"alg":"RS256"}"#);
+        for (token, expected) in [
+            (format!("{header}.e30"), JwsError::Parts(2)),
+            (format!("{header}.e30.c2ln.c2ln"), JwsError::Parts(4)),
+            (format!("{header}.e30.c2ln."), JwsError::Parts(4)),
+            (
+                format!("{header}.a.b.c.d"),
+                JwsError::EncryptedOrOpaque { parts: 5 },
+            ),
+            (
+                "opaqueopaqueopaqueopaqueopaque32".to_owned(),
+                JwsError::EncryptedOrOpaque { parts: 1 },
+            ),
+            (String::new(), JwsError::EncryptedOrOpaque { parts: 1 }),
+            (
+                format!("{header}=.e30.c2ln"),
+                JwsError::NotBase64Url("header"),
+            ),
+            (
+                format!("{header}.e30.c2ln="),
+                JwsError::NotBase64Url("signature"),
+            ),
+            (
+                format!("{header}.e30.c2l"),
+                JwsError::NotBase64Url("signature"),
+            ),
+            (
+                format!("{header}.e30.c2ln\n"),
+                JwsError::NotBase64Url("signature"),
+            ),
+            (
+                format!(" {header}.e30.c2ln"),
+                JwsError::NotBase64Url("header"),
+            ),
+            (
+                format!("{header}.e30.+/+/"),
+                JwsError::NotBase64Url("signature"),
+            ),
+        ] {
+            assert_eq!(CompactJws::parse(&token).err(), Some(expected), "{token}");
+        }
+    }
+
+    #[test]
+    fn a_bad_header_is_refused() {
+        for (header, expected) in [
+            (
+                r#"{"alg":"RS256","crit":["exp"]}"#,
+                JwsError::CriticalHeader,
+            ),
+            (r#"{"alg":"RS256","crit":[]}"#, JwsError::CriticalHeader),
+            (
+                r#"{"alg":"RS256","b64":false}"#,
+                JwsError::HeaderMember("b64"),
+            ),
+            (r#"{"alg":"RS256","jwk":{}}"#, JwsError::EmbeddedKey("jwk")),
+            (
+                r#"{"alg":"RS256","jku":"https://evil.example/"}"#,
+                JwsError::EmbeddedKey("jku"),
+            ),
+            (r#"{"alg":"RS256","x5c":[]}"#, JwsError::EmbeddedKey("x5c")),
+            (r#"{"alg":"RS256","x5u":""}"#, JwsError::EmbeddedKey("x5u")),
+            ("{}", JwsError::HeaderMember("alg")),
+            (r#"{"alg":1}"#, JwsError::HeaderMember("alg")),
+            (r#"{"alg":null}"#, JwsError::HeaderMember("alg")),
+            (r#"{"alg":"RS256","kid":7}"#, JwsError::HeaderMember("kid")),
+            (r#"{"alg":"RS256","typ":[]}"#, JwsError::HeaderMember("typ")),
+        ] {
+            assert_eq!(parse_header(header), Err(expected), "{header}");
+        }
+        let long_kid = format!(r#"{{"alg":"RS256","kid":"{}"}}"#, "k".repeat(257));
+        assert_eq!(parse_header(&long_kid), Err(JwsError::HeaderMember("kid")));
+        for header in ["[]", "x", r#"{"alg":"RS256","alg":"none"}"#] {
+            assert!(
+                matches!(parse_header(header), Err(JwsError::HeaderNotJson(_))),
+                "{header}"
+            );
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! JSON Web Algorithms, Keys and Signatures: RFC 7515, 7517 and 7518, verifying only.
+//!
+//! Pure: bytes and keys come in, a verified payload or the reason against it goes out. Nothing here
+//! looks into a payload before its signature holds, and no algorithm is ever chosen by a token.
+
+mod algorithm;
+mod base64url;
+mod json;
+mod jwk;
+mod jws;
+
+pub use algorithm::Algorithm;
+pub use json::{JsonError, parse_object};
+pub use jwk::{Key, KeySet, KeySetError, MAX_DOCUMENT_BYTES, SkippedKey};
+pub use jws::{CompactJws, Header, JwsError, VerifiedPayload};

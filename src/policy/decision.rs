@@ -1,0 +1,721 @@
+//! The decision: `[require]` and the one route of every reading, or the reason against it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::condition::Condition;
+use super::path::{PathError, Readings};
+use super::route::{Access, Route};
+use super::table::{DuplicateRoute, PatternRoutes, Table};
+use crate::claims::{Claims, WrongType};
+use crate::token::VerifiedToken;
+
+/// All rules of a configuration.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    require: Requirement,
+    table: Table,
+    deny_unmatched: bool,
+}
+
+/// `[require]`: what every authenticated request must satisfy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requirement {
+    /// The condition.
+    pub condition: Condition,
+    /// Refusals are logged and counted, and not made.
+    pub shadow: bool,
+}
+
+/// Who is asking, as far as it is proven.
+#[derive(Debug, Clone, Copy)]
+pub enum Caller<'t> {
+    /// Nobody: the request has no token.
+    Anonymous,
+    /// The subject of this token.
+    Verified(&'t VerifiedToken),
+}
+
+/// The rules that a method and a path fall under, one for each reading of the path.
+#[derive(Debug)]
+pub struct Matched<'p> {
+    policy: &'p Policy,
+    first: Outcome<'p>,
+    others: Vec<Outcome<'p>>,
+}
+
+/// What one reading of the path leads to.
+#[derive(Debug, Clone, Copy)]
+enum Outcome<'p> {
+    MethodNotCovered(&'p PatternRoutes),
+    Route(&'p Route),
+    Unmatched,
+}
+
+/// The proof that the rules let a request pass. Only this module makes one.
+#[derive(Debug)]
+pub struct Permit {
+    shadowed: Vec<Denial>,
+}
+
+/// Why the rules do not let a request pass. `Display` is for the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Denial {
+    /// The route says `access = "deny"`.
+    Denied {
+        /// Its path pattern.
+        route: Arc<str>,
+    },
+    /// The path has routes, and none of them takes this method.
+    MethodNotCovered {
+        /// The path pattern.
+        route: Arc<str>,
+        /// The methods that are taken.
+        allow: Vec<String>,
+    },
+    /// A condition fails, and more scopes would not help.
+    RuleFailed {
+        /// The path pattern of the rule, or `[require]`.
+        rule: Arc<str>,
+        /// The first part that fails.
+        condition: String,
+    },
+    /// A condition fails only for want of scopes.
+    ScopeMissing {
+        /// The path pattern of the rule, or `[require]`.
+        rule: Arc<str>,
+        /// Every scope that the request needs.
+        needed: BTreeSet<String>,
+    },
+    /// A token is needed and there is none.
+    TokenRequired,
+    /// No route matches, and `unmatched = "deny"`.
+    Unmatched,
+    /// A claim is not of the type that a condition needs.
+    WrongClaimType {
+        /// The path pattern of the rule, or `[require]`.
+        rule: Arc<str>,
+        /// Which claim, and how.
+        error: WrongType,
+    },
+}
+
+/// A condition that must hold, with the rule it comes from.
+#[derive(Clone)]
+struct Enforced<'p> {
+    rule: Arc<str>,
+    condition: &'p Condition,
+}
+
+impl Policy {
+    /// Puts rules together.
+    ///
+    /// # Errors
+    ///
+    /// [`DuplicateRoute`] when two routes claim the same path and method.
+    pub fn new(
+        require: Requirement,
+        routes: Vec<Route>,
+        deny_unmatched: bool,
+    ) -> Result<Self, DuplicateRoute> {
+        Ok(Self {
+            require,
+            table: Table::new(routes)?,
+            deny_unmatched,
+        })
+    }
+
+    /// Finds the rules for a request, under every reading of its path.
+    ///
+    /// # Errors
+    ///
+    /// [`PathError`] for a path that cannot be decided on.
+    pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
+        let readings = Readings::of(path, self.table.slash_matters())?;
+        let mut outcomes = Vec::new();
+        for reading in readings.iter() {
+            for patterns in self.table.lookups(reading).into_iter().flatten() {
+                if patterns.is_empty() {
+                    Outcome::Unmatched.add_to(&mut outcomes);
+                }
+                for pattern in patterns {
+                    pattern
+                        .for_method(method)
+                        .map_or(Outcome::MethodNotCovered(pattern), Outcome::Route)
+                        .add_to(&mut outcomes);
+                }
+            }
+        }
+        let others = outcomes.split_off(outcomes.len().min(1));
+        Ok(Matched {
+            policy: self,
+            // Every lookup answers at least once; without an answer nothing may pass.
+            first: outcomes.pop().unwrap_or(Outcome::Unmatched),
+            others,
+        })
+    }
+
+    /// The patterns that leave some method to no route, with the methods that they do take.
+    pub fn uncovered_methods(&self) -> impl Iterator<Item = (&Arc<str>, Vec<&str>)> {
+        self.table
+            .patterns()
+            .iter()
+            .filter(|known| known.leaves_methods_uncovered())
+            .map(|known| (known.pattern().source(), known.named_methods().collect()))
+    }
+}
+
+impl<'p> Matched<'p> {
+    /// The path pattern that the path as it was sent falls under; `None` when no route matches.
+    #[must_use]
+    pub fn route(&self) -> Option<&'p Arc<str>> {
+        match self.first {
+            Outcome::Route(route) => Some(route.pattern.source()),
+            Outcome::MethodNotCovered(known) => Some(known.pattern().source()),
+            Outcome::Unmatched => None,
+        }
+    }
+
+    /// Whether every reading leads to a public route, so that no token is needed.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        self.outcomes().all(
+            |outcome| matches!(outcome, Outcome::Route(route) if route.access == Access::Public),
+        )
+    }
+
+    /// Decides for a caller.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial`] names the first rule that refuses.
+    pub fn authorize(&self, caller: Caller<'_>) -> Result<Permit, Denial> {
+        match caller {
+            Caller::Anonymous => self.decide(None),
+            Caller::Verified(token) => self.decide(Some(token.claims())),
+        }
+    }
+
+    /// Decides for a genuine CORS preflight, which carries no token by design (Fetch §4.8) and asks
+    /// about a later request that will be judged by itself. Denied paths stay denied.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial`] when a reading is denied to everybody.
+    pub fn authorize_preflight(&self) -> Result<Permit, Denial> {
+        self.refuse_denied()?;
+        Ok(Permit {
+            shadowed: Vec::new(),
+        })
+    }
+
+    fn decide(&self, claims: Option<&Claims>) -> Result<Permit, Denial> {
+        if claims.is_none() && !self.is_public() {
+            return Err(Denial::TokenRequired);
+        }
+        let mut shadowed = self.refuse_denied()?;
+        if let Some(claims) = claims {
+            let (shadow, enforced) = self.conditions();
+            check(&enforced, claims)?;
+            shadowed.extend(
+                shadow
+                    .iter()
+                    .filter_map(|one| check(std::slice::from_ref(one), claims).err()),
+            );
+        }
+        Ok(Permit { shadowed })
+    }
+
+    /// Refuses what no claim could open. Answers with what a shadow rule would have refused.
+    fn refuse_denied(&self) -> Result<Vec<Denial>, Denial> {
+        let mut shadowed = Vec::new();
+        for outcome in self.outcomes() {
+            let (denial, shadow) = match outcome {
+                Outcome::Unmatched if self.policy.deny_unmatched => (Denial::Unmatched, false),
+                Outcome::Route(route) if route.access == Access::Deny => {
+                    let route_name = Arc::clone(route.pattern.source());
+                    (Denial::Denied { route: route_name }, route.shadow)
+                }
+                Outcome::MethodNotCovered(known) => {
+                    let denial = Denial::MethodNotCovered {
+                        route: Arc::clone(known.pattern().source()),
+                        allow: known.named_methods().map(str::to_owned).collect(),
+                    };
+                    (denial, known.is_shadow())
+                }
+                Outcome::Route(_) | Outcome::Unmatched => continue,
+            };
+            if !shadow {
+                return Err(denial);
+            }
+            shadowed.push(denial);
+        }
+        Ok(shadowed)
+    }
+
+    /// The conditions for an authenticated caller: those in shadow, and those that count.
+    fn conditions(&self) -> (Vec<Enforced<'p>>, Vec<Enforced<'p>>) {
+        let require = &self.policy.require;
+        let mut conditions = vec![(
+            require.shadow,
+            Enforced {
+                rule: Arc::from("[require]"),
+                condition: &require.condition,
+            },
+        )];
+        for outcome in self.outcomes() {
+            if let Outcome::Route(route) = outcome {
+                if let Access::Authenticated(condition) = &route.access {
+                    let rule = Arc::clone(route.pattern.source());
+                    conditions.push((route.shadow, Enforced { rule, condition }));
+                }
+            }
+        }
+        let (shadow, enforced): (Vec<_>, Vec<_>) =
+            conditions.into_iter().partition(|(shadow, _)| *shadow);
+        let bare = |list: Vec<(bool, Enforced<'p>)>| list.into_iter().map(|(_, one)| one).collect();
+        (bare(shadow), bare(enforced))
+    }
+
+    fn outcomes(&self) -> impl Iterator<Item = Outcome<'p>> {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+}
+
+/// Every condition holds, or the reason: a type error before a failure, and missing scopes only
+/// when they are all that is missing.
+fn check(conditions: &[Enforced<'_>], claims: &Claims) -> Result<(), Denial> {
+    let mut failing = None;
+    for one in conditions {
+        let holds = one
+            .condition
+            .holds(claims)
+            .map_err(|error| Denial::WrongClaimType {
+                rule: Arc::clone(&one.rule),
+                error,
+            })?;
+        if !holds {
+            failing = failing.or(Some(one));
+        }
+    }
+    let Some(failing) = failing else {
+        return Ok(());
+    };
+    let rule = Arc::clone(&failing.rule);
+    match scopes_to_pass(conditions, claims) {
+        Some(needed) => Err(Denial::ScopeMissing { rule, needed }),
+        None => Err(Denial::RuleFailed {
+            rule,
+            condition: failing
+                .condition
+                .first_failing(claims)
+                .unwrap_or(failing.condition)
+                .to_string(),
+        }),
+    }
+}
+
+/// The scopes with which every condition would hold; `None` when no scopes would do.
+fn scopes_to_pass(conditions: &[Enforced<'_>], claims: &Claims) -> Option<BTreeSet<String>> {
+    let mut needed = BTreeSet::new();
+    for one in conditions {
+        needed.extend(one.condition.scopes_to_hold(claims)?);
+    }
+    let held = claims.string("scope").ok().flatten().unwrap_or_default();
+    let granted: Vec<&str> = held
+        .split(' ')
+        .chain(needed.iter().map(String::as_str))
+        .filter(|scope| !scope.is_empty())
+        .collect();
+    let with_scopes = claims.with("scope", Value::from(granted.join(" ")));
+    conditions
+        .iter()
+        .all(|one| one.condition.holds(&with_scopes) == Ok(true))
+        .then_some(needed)
+}
+
+impl<'p> Outcome<'p> {
+    /// Adds an outcome that is not there yet.
+    fn add_to(self, outcomes: &mut Vec<Self>) {
+        let same = |other: &Self| match (self, other) {
+            (Outcome::Route(one), Outcome::Route(two)) => std::ptr::eq(one, *two),
+            (Outcome::MethodNotCovered(one), Outcome::MethodNotCovered(two)) => {
+                std::ptr::eq(one, *two)
+            }
+            (Outcome::Unmatched, Outcome::Unmatched) => true,
+            _ => false,
+        };
+        if !outcomes.iter().any(same) {
+            outcomes.push(self);
+        }
+    }
+}
+
+impl Permit {
+    /// What rules in shadow would have refused.
+    #[must_use]
+    pub fn shadowed(&self) -> &[Denial] {
+        &self.shadowed
+    }
+}
+
+impl Denial {
+    /// The stable code of this refusal, for clients, logs and the README.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Denied { .. }
+            | Self::RuleFailed { .. }
+            | Self::Unmatched
+            | Self::WrongClaimType { .. } => "rule_denied",
+            Self::MethodNotCovered { .. } => "method_denied",
+            Self::ScopeMissing { .. } => "scope_missing",
+            Self::TokenRequired => "token_missing",
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied { route } => write!(f, "{route}: access is deny"),
+            Self::MethodNotCovered { route, allow } => write!(f, "{route}: only {allow:?}"),
+            Self::RuleFailed { rule, condition } => write!(f, "{rule}: {condition} does not hold"),
+            Self::ScopeMissing { rule, needed } => write!(f, "{rule}: needs scopes {needed:?}"),
+            Self::TokenRequired => f.write_str("a token is needed"),
+            Self::Unmatched => f.write_str("no route matches and unmatched is deny"),
+            Self::WrongClaimType { rule, error } => write!(f, "{rule}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Condition, Denial, Policy, Requirement};
+    use crate::claims::{ClaimPath, Claims};
+    use crate::policy::{Access, ListMode, Methods, Pattern, Route};
+    use serde_json::{Value, json};
+
+    fn scopes(needed: &[&str]) -> Condition {
+        Condition::Scopes(
+            ListMode::All,
+            needed.iter().map(|s| (*s).to_owned()).collect(),
+        )
+    }
+
+    fn role(name: &str) -> Condition {
+        Condition::Roles(
+            ClaimPath::name("roles"),
+            ListMode::Any,
+            vec![name.to_owned()],
+        )
+    }
+
+    fn anyone() -> Access {
+        Access::Authenticated(Condition::All(vec![]))
+    }
+
+    fn route(path: &str, methods: &[&str], access: Access) -> Route {
+        Route {
+            pattern: Pattern::parse(path).expect(path),
+            methods: if methods.is_empty() {
+                Methods::Remaining
+            } else {
+                Methods::Only(methods.iter().map(|m| (*m).to_owned()).collect())
+            },
+            access,
+            shadow: false,
+        }
+    }
+
+    fn policy(require: Condition, routes: Vec<Route>) -> Policy {
+        let require = Requirement {
+            condition: require,
+            shadow: false,
+        };
+        Policy::new(require, routes, false).expect("no duplicates")
+    }
+
+    fn claims(value: &Value) -> Claims {
+        Claims::new(value.as_object().expect("an object").clone())
+    }
+
+    /// `passes`, or the code of the refusal.
+    fn decide(policy: &Policy, request: &str, who: Option<&Value>) -> &'static str {
+        let (method, path) = request.split_once(' ').expect("METHOD PATH");
+        let matched = policy.matched(method, path).expect(path);
+        match matched.decide(who.map(claims).as_ref()) {
+            Ok(_) => "passes",
+            Err(denial) => denial.code(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_decides_then_its_method() {
+        let policy = policy(
+            Condition::All(vec![]),
+            vec![
+                route("/**", &[], Access::Public),
+                route("/api/**", &[], anyone()),
+                route("/api/agents/*", &["GET"], anyone()),
+                route(
+                    "/api/agents/*",
+                    &["DELETE"],
+                    Access::Authenticated(role("admin")),
+                ),
+                route("/api/agents/public", &[], Access::Public),
+                route("/api/*/secret", &[], Access::Deny),
+                route(
+                    "/api/agents/*/run",
+                    &["POST"],
+                    Access::Authenticated(role("runner")),
+                ),
+                route("/api/agents/*/run", &[], Access::Deny),
+            ],
+        );
+        let user = json!({"sub":"u"});
+        let admin = json!({"sub":"a","roles":["admin"]});
+        for (request, who, expected) in [
+            ("GET /", None, "passes"),
+            ("GET /anything/else", None, "passes"),
+            ("GET /api", None, "token_missing"),
+            ("GET /api/other/thing", Some(&user), "passes"),
+            ("GET /api/agents/public", None, "passes"),
+            ("GET /api/agents/x", None, "token_missing"),
+            ("GET /api/agents/x", Some(&user), "passes"),
+            ("DELETE /api/agents/x", Some(&user), "rule_denied"),
+            ("DELETE /api/agents/x", Some(&admin), "passes"),
+            ("PUT /api/agents/x", Some(&admin), "method_denied"),
+            ("get /api/agents/x", Some(&admin), "method_denied"),
+            ("HEAD /api/agents/x", Some(&admin), "method_denied"),
+            ("PUT /api/agents/x", None, "token_missing"),
+            // Segment by segment from the left: "agents" beats "*" before "secret" is looked at.
+            ("GET /api/agents/secret", Some(&admin), "passes"),
+            ("GET /api/other/secret", Some(&admin), "rule_denied"),
+            ("POST /api/agents/x/run", Some(&admin), "rule_denied"),
+            ("GET /api/agents/x/run", Some(&admin), "rule_denied"),
+            ("GET /api/agents/x/walk", Some(&user), "passes"),
+        ] {
+            assert_eq!(decide(&policy, request, who), expected, "{request} {who:?}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_borrows_a_weaker_route() {
+        let policy = policy(
+            Condition::All(vec![]),
+            vec![
+                route("/public/**", &[], Access::Public),
+                route("/Admin/**", &[], Access::Authenticated(role("admin"))),
+                route("/exact/", &[], Access::Deny),
+            ],
+        );
+        let user = json!({"sub":"u"});
+        for path in [
+            "/public/../Admin/x",
+            "/public/%2e%2e/Admin/x",
+            "/public/..%2fAdmin/x",
+            "/public/%252e%252e/Admin",
+            "/public/..;/Admin",
+            "/public/..%5cAdmin",
+            "//Admin/x",
+            "/%41dmin/x",
+            "/%2541dmin/x",
+            "/admin/x",
+            "/ADMIN/x",
+            "/aDMIN%2fx",
+            "/Admin;a=b/x",
+            "/Admin/",
+            "/exact",
+            "/exact/",
+            "/EXACT",
+            "/exact%2f",
+            "/public/../exact",
+        ] {
+            let request = format!("GET {path}");
+            assert_ne!(
+                decide(&policy, &request, None),
+                "passes",
+                "{path} without a token"
+            );
+            assert_eq!(
+                decide(&policy, &request, Some(&user)),
+                "rule_denied",
+                "{path} as a user"
+            );
+        }
+        for path in ["/public/a", "/public/a/", "/public//a", "/PUBLIC%2fa"] {
+            let request = format!("GET {path}");
+            assert_eq!(decide(&policy, &request, Some(&user)), "passes", "{path}");
+        }
+        assert_eq!(
+            decide(&policy, "GET /public//a", None),
+            "passes",
+            "every reading is public"
+        );
+        assert_eq!(
+            decide(&policy, "GET /PUBLIC/a", None),
+            "token_missing",
+            "one reading is not"
+        );
+    }
+
+    #[test]
+    fn require_holds_for_every_authenticated_request() {
+        let policy = policy(
+            role("member"),
+            vec![
+                route("/public", &[], Access::Public),
+                route("/api/**", &[], Access::Authenticated(role("admin"))),
+            ],
+        );
+        let member = json!({"roles":["member"]});
+        let admin = json!({"roles":["admin"]});
+        let both = json!({"roles":["admin","member"]});
+        for (request, who, expected) in [
+            ("GET /public", None, "passes"),
+            ("GET /public", Some(&member), "passes"),
+            ("GET /public", Some(&admin), "rule_denied"),
+            ("GET /other", Some(&member), "passes"),
+            ("GET /other", Some(&admin), "rule_denied"),
+            ("GET /other", None, "token_missing"),
+            ("GET /api/x", Some(&member), "rule_denied"),
+            ("GET /api/x", Some(&admin), "rule_denied"),
+            ("GET /api/x", Some(&both), "passes"),
+        ] {
+            assert_eq!(decide(&policy, request, who), expected, "{request} {who:?}");
+        }
+    }
+
+    #[test]
+    fn unmatched_can_be_denied() {
+        let require = Requirement {
+            condition: Condition::All(vec![]),
+            shadow: false,
+        };
+        let policy = Policy::new(require, vec![route("/known", &[], anyone())], true)
+            .expect("no duplicates");
+        let user = json!({});
+        assert_eq!(decide(&policy, "GET /known", Some(&user)), "passes");
+        assert_eq!(decide(&policy, "GET /unknown", Some(&user)), "rule_denied");
+        assert_eq!(decide(&policy, "GET /unknown", None), "token_missing");
+    }
+
+    #[test]
+    fn all_scopes_come_in_one_challenge_and_only_when_they_would_help() {
+        let policy = policy(
+            scopes(&["base"]),
+            vec![
+                route("/r", &[], Access::Authenticated(scopes(&["read", "write"]))),
+                route(
+                    "/a",
+                    &[],
+                    Access::Authenticated(Condition::All(vec![scopes(&["read"]), role("admin")])),
+                ),
+            ],
+        );
+        let challenge = |path: &str, who: &Value| {
+            policy
+                .matched("GET", path)
+                .expect(path)
+                .decide(Some(&claims(who)))
+                .expect_err("refused")
+        };
+        let Denial::ScopeMissing { needed, .. } = challenge("/r", &json!({"scope":"read"})) else {
+            panic!("scopes would help");
+        };
+        assert_eq!(
+            needed.into_iter().collect::<Vec<_>>(),
+            ["base", "read", "write"]
+        );
+        assert_eq!(challenge("/a", &json!({"scope":""})).code(), "rule_denied");
+        assert_eq!(
+            challenge("/a", &json!({"roles":["admin"]})).code(),
+            "scope_missing"
+        );
+        assert_eq!(challenge("/r", &json!({"scope":7})).code(), "rule_denied");
+        let all = json!({"scope":"write read base"});
+        assert_eq!(decide(&policy, "GET /r", Some(&all)), "passes");
+    }
+
+    #[test]
+    fn shadow_reports_and_lets_pass_but_never_without_a_token() {
+        let shadow = |mut route: Route| {
+            route.shadow = true;
+            route
+        };
+        let require = Requirement {
+            condition: role("member"),
+            shadow: true,
+        };
+        let routes = vec![
+            shadow(route("/r", &[], Access::Authenticated(role("admin")))),
+            shadow(route("/d", &[], Access::Deny)),
+            shadow(route("/m", &["GET"], anyone())),
+            route("/strict", &[], Access::Authenticated(role("admin"))),
+        ];
+        let policy = Policy::new(require, routes, false).expect("no duplicates");
+        let user = json!({"sub":"u"});
+        for (request, refusals) in [
+            ("GET /r", 2),
+            ("GET /d", 2),
+            ("POST /m", 2),
+            ("GET /m", 1),
+            ("GET /else", 1),
+        ] {
+            let (method, path) = request.split_once(' ').expect("METHOD PATH");
+            let permit = policy
+                .matched(method, path)
+                .expect(path)
+                .decide(Some(&claims(&user)))
+                .expect(request);
+            assert_eq!(permit.shadowed().len(), refusals, "{request}");
+            assert_eq!(decide(&policy, request, None), "token_missing", "{request}");
+        }
+        assert_eq!(decide(&policy, "GET /strict", Some(&user)), "rule_denied");
+    }
+
+    #[test]
+    fn duplicates_are_errors() {
+        let require = || Requirement {
+            condition: Condition::All(vec![]),
+            shadow: false,
+        };
+        for (routes, expected) in [
+            (
+                vec![route("/a", &[], anyone()), route("/a", &[], Access::Deny)],
+                Some((0, 1)),
+            ),
+            (
+                vec![
+                    route("/a", &["GET"], anyone()),
+                    route("/b", &[], anyone()),
+                    route("/a", &["PUT", "GET"], anyone()),
+                ],
+                Some((0, 2)),
+            ),
+            (
+                vec![route("/a", &["GET"], anyone()), route("/a", &[], anyone())],
+                None,
+            ),
+            (
+                vec![
+                    route("/a", &[], anyone()),
+                    route("/A", &[], anyone()),
+                    route("/a/", &[], anyone()),
+                ],
+                None,
+            ),
+        ] {
+            let found = Policy::new(require(), routes, false)
+                .err()
+                .map(|error| (error.first, error.second));
+            assert_eq!(found, expected);
+        }
+    }
+}

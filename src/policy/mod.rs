@@ -1,0 +1,18 @@
+//! May this request pass? Pure: method, path and claims go in, a [`Permit`] or a [`Denial`] comes out.
+//!
+//! Claims are judged by [`Condition`]s. Which conditions apply is decided by the path, under every
+//! reading that a backend could make of it ([`Readings`]), so that no spelling borrows a weaker rule.
+
+mod condition;
+mod decision;
+mod path;
+mod pattern;
+mod route;
+mod table;
+
+pub use condition::{ClaimTest, Condition, ListMode, Scalar};
+pub use decision::{Caller, Denial, Matched, Permit, Policy, Requirement};
+pub use path::{PathError, Readings};
+pub use pattern::{Pattern, PatternError};
+pub use route::{Access, Methods, Route};
+pub use table::DuplicateRoute;

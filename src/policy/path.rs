@@ -1,0 +1,420 @@
+//! Every reading that a backend could make of a request path.
+//!
+//! A backend may decode percent-encoding, merge slashes, resolve dot segments, drop `;` parameters
+//! or a trailing slash, take a backslash for a slash, or do several of these, in an order nobody
+//! here knows. So a path's readings are its closure under all such steps, in any order, and a
+//! request passes only if every reading does. Ordinary paths have one reading. Case is folded where
+//! the routes are looked up, not here.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// How many readings a path may have. Honest odd paths have two or three.
+const MAX_READINGS: usize = 64;
+
+/// How many bytes all readings of a path may have together: enough for the longest permitted path
+/// with one encoded character, and it bounds the work that a stranger can ask for.
+const MAX_READING_BYTES: usize = 48 * 1024;
+
+/// The readings of one path. The first is the path as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readings<'p> {
+    literal: &'p str,
+    others: Vec<String>,
+}
+
+/// Why a path cannot be decided on. All of these are the client's mistake (400).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathError {
+    /// A `%` is not followed by two hexadecimal digits.
+    BrokenPercentEncoding,
+    /// A control character or NUL, plain or encoded.
+    ControlCharacter,
+    /// A byte that must not stand plainly in a path: a backslash, `#`, or outside ASCII.
+    ForbiddenByte(u8),
+    /// It decodes to bytes that are not UTF-8.
+    NotUtf8,
+    /// It does not begin with a slash.
+    NoLeadingSlash,
+    /// It can be read in more ways than are looked at.
+    TooManyReadings,
+}
+
+impl fmt::Display for PathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BrokenPercentEncoding => f.write_str("broken percent-encoding"),
+            Self::ControlCharacter => f.write_str("a control character"),
+            Self::ForbiddenByte(byte) => write!(f, "byte 0x{byte:02x} stands plainly in the path"),
+            Self::NotUtf8 => f.write_str("percent-encoding of something that is not UTF-8"),
+            Self::NoLeadingSlash => f.write_str("no leading slash"),
+            Self::TooManyReadings => write!(
+                f,
+                "more than {MAX_READINGS} readings or {MAX_READING_BYTES} bytes of them"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for PathError {}
+
+impl<'p> Readings<'p> {
+    /// Reads a path in every way. With `slash_matters`, some route ends in a slash, so a path
+    /// without one is also read with one.
+    ///
+    /// # Errors
+    ///
+    /// [`PathError`] for a path that is malformed or has too many readings.
+    pub fn of(path: &'p str, slash_matters: bool) -> Result<Self, PathError> {
+        check_bytes(path)?;
+        let mut readings = Self {
+            literal: path,
+            others: Vec::new(),
+        };
+        if !is_plain(path) || slash_matters {
+            readings.close(slash_matters)?;
+        }
+        Ok(readings)
+    }
+
+    /// All readings, the literal one first.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.literal).chain(self.others.iter().map(String::as_str))
+    }
+
+    /// Adds readings until every step leads to one that is there.
+    fn close(&mut self, slash_matters: bool) -> Result<(), PathError> {
+        let mut bytes = self.literal.len();
+        let mut next = 0;
+        let mut current = self.literal.to_owned();
+        loop {
+            for step in STEPS {
+                let Cow::Owned(reading) = step(&current)? else {
+                    continue;
+                };
+                self.add(reading, &mut bytes)?;
+            }
+            if slash_matters && !current.ends_with('/') {
+                self.add(format!("{current}/"), &mut bytes)?;
+            }
+            let Some(reading) = self.others.get(next) else {
+                return Ok(());
+            };
+            current.clone_from(reading);
+            next = next.saturating_add(1);
+        }
+    }
+
+    fn add(&mut self, reading: String, bytes: &mut usize) -> Result<(), PathError> {
+        if reading == self.literal || self.others.contains(&reading) {
+            return Ok(());
+        }
+        if reading.chars().any(char::is_control) {
+            return Err(PathError::ControlCharacter);
+        }
+        *bytes = bytes.saturating_add(reading.len());
+        if self.others.len().saturating_add(2) > MAX_READINGS || *bytes > MAX_READING_BYTES {
+            return Err(PathError::TooManyReadings);
+        }
+        self.others.push(reading);
+        Ok(())
+    }
+}
+
+fn check_bytes(path: &str) -> Result<(), PathError> {
+    if !path.starts_with('/') {
+        return Err(PathError::NoLeadingSlash);
+    }
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
+            b'\\' | b'#' | b' ' | 0x80.. => return Err(PathError::ForbiddenByte(byte)),
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
+                if digit().is_none() || digit().is_none() {
+                    return Err(PathError::BrokenPercentEncoding);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether no step can change the path: the common case, found in one pass.
+fn is_plain(path: &str) -> bool {
+    let no_special_byte = !path.bytes().any(|byte| matches!(byte, b'%' | b';'));
+    no_special_byte
+        && (path == "/" || !path.ends_with('/'))
+        && !path.contains("//")
+        && !path.split('/').any(|segment| matches!(segment, "." | ".."))
+}
+
+/// One thing a backend may do to a path. A borrowed answer means: nothing to do.
+type Step = fn(&str) -> Result<Cow<'_, str>, PathError>;
+
+const STEPS: [Step; 12] = [
+    |path| decode(path, &[]),
+    |path| decode(path, b"/"),
+    // What JavaScript's decodeURI leaves alone; Hono routes on its result.
+    |path| decode(path, b";/?:@&=+$,#%"),
+    |path| Ok(backslashes_to_slashes(path)),
+    |path| Ok(merge_slashes(path)),
+    |path| Ok(resolve_dots(path)),
+    |path| Ok(drop_parameters(path)),
+    |path| Ok(drop_last_parameters(path)),
+    |path| Ok(cut_at(path, &[';'])),
+    // A decoded '?' or '#' ends the path for a program that parses the decoded text again.
+    |path| Ok(cut_at(path, &['?', '#'])),
+    |path| Ok(drop_trailing_slash(path)),
+    |path| Ok(drop_all_trailing_slashes(path)),
+];
+
+/// Decodes percent-encoding once, except of the bytes in `kept`. Sequences that an earlier step
+/// has broken stay as they are.
+fn decode<'p>(path: &'p str, kept: &[u8]) -> Result<Cow<'p, str>, PathError> {
+    if !path.contains('%') {
+        return Ok(Cow::Borrowed(path));
+    }
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        match encoded_byte(rest) {
+            Some((byte, after)) if !kept.contains(&byte) => {
+                decoded.push(byte);
+                rest = after;
+            }
+            _ => {
+                decoded.push(*first);
+                rest = after;
+            }
+        }
+    }
+    if decoded == path.as_bytes() {
+        return Ok(Cow::Borrowed(path));
+    }
+    String::from_utf8(decoded)
+        .map(Cow::Owned)
+        .map_err(|_| PathError::NotUtf8)
+}
+
+/// The byte that `%XX` at the start stands for, and what follows it.
+fn encoded_byte(text: &[u8]) -> Option<(u8, &[u8])> {
+    let [b'%', high, low, after @ ..] = text else {
+        return None;
+    };
+    let high = char::from(*high).to_digit(16)?;
+    let low = char::from(*low).to_digit(16)?;
+    let byte = u8::try_from(high.checked_mul(16)?.checked_add(low)?).ok()?;
+    Some((byte, after))
+}
+
+fn backslashes_to_slashes(path: &str) -> Cow<'_, str> {
+    if path.contains('\\') {
+        Cow::Owned(path.replace('\\', "/"))
+    } else {
+        Cow::Borrowed(path)
+    }
+}
+
+fn merge_slashes(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::Borrowed(path);
+    }
+    let mut merged = String::with_capacity(path.len());
+    for character in path.chars() {
+        if !(character == '/' && merged.ends_with('/')) {
+            merged.push(character);
+        }
+    }
+    Cow::Owned(merged)
+}
+
+/// RFC 3986 §5.2.4.
+fn resolve_dots(path: &str) -> Cow<'_, str> {
+    if !path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Cow::Borrowed(path);
+    }
+    let relative = path.strip_prefix('/').unwrap_or(path);
+    let mut resolved: Vec<&str> = Vec::new();
+    let mut ends_in_directory = false;
+    for segment in relative.split('/') {
+        ends_in_directory = matches!(segment, "." | "..");
+        match segment {
+            "." => {}
+            ".." => {
+                resolved.pop();
+            }
+            _ => resolved.push(segment),
+        }
+    }
+    if ends_in_directory {
+        resolved.push("");
+    }
+    Cow::Owned(format!("/{}", resolved.join("/")))
+}
+
+fn drop_parameters(path: &str) -> Cow<'_, str> {
+    if !path.contains(';') {
+        return Cow::Borrowed(path);
+    }
+    let bare: Vec<&str> = path
+        .split('/')
+        .map(|segment| segment.split(';').next().unwrap_or_default())
+        .collect();
+    Cow::Owned(bare.join("/"))
+}
+
+fn drop_last_parameters(path: &str) -> Cow<'_, str> {
+    match path.rsplit_once('/') {
+        Some((before, last)) if last.contains(';') => {
+            let bare = last.split(';').next().unwrap_or_default();
+            Cow::Owned(format!("{before}/{bare}"))
+        }
+        _ => Cow::Borrowed(path),
+    }
+}
+
+fn cut_at<'p>(path: &'p str, ends: &[char]) -> Cow<'p, str> {
+    match path.find(ends).and_then(|place| path.get(..place)) {
+        Some("") => Cow::Owned("/".to_owned()),
+        Some(before) => Cow::Owned(before.to_owned()),
+        None => Cow::Borrowed(path),
+    }
+}
+
+fn drop_trailing_slash(path: &str) -> Cow<'_, str> {
+    match path.strip_suffix('/') {
+        None | Some("") => Cow::Borrowed(path),
+        Some(bare) => Cow::Owned(bare.to_owned()),
+    }
+}
+
+fn drop_all_trailing_slashes(path: &str) -> Cow<'_, str> {
+    match path.trim_end_matches('/') {
+        bare if bare.len() == path.len() => Cow::Borrowed(path),
+        "" if path.len() > 1 => Cow::Owned("/".to_owned()),
+        "" => Cow::Borrowed(path),
+        bare => Cow::Owned(bare.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_READINGS, PathError, Readings};
+
+    fn readings(path: &str) -> Vec<String> {
+        Readings::of(path, false)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .iter()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    #[test]
+    fn an_ordinary_path_has_one_reading() {
+        for path in [
+            "/",
+            "/api/agents",
+            "/api/agents/WeatherAgent/stream",
+            "/a2a/message:send",
+            "/.well-known/agent-card.json",
+            "/a.b/..c/d..",
+            "/~user/x_y-z!$&'()*+,=@",
+        ] {
+            assert_eq!(readings(path), [path]);
+        }
+    }
+
+    #[test]
+    fn an_odd_path_has_the_readings_that_matter() {
+        for (path, needed) in [
+            ("/%61dmin", &["/admin"][..]),
+            ("/%2561dmin", &["/%61dmin", "/admin"]),
+            ("/a%2Fb", &["/a/b"]),
+            ("/a%5cb", &["/a\\b", "/a/b"]),
+            ("//admin", &["/admin"]),
+            ("/a/../admin", &["/admin"]),
+            ("/public/%2e%2e/admin", &["/public/../admin", "/admin"]),
+            ("/public/..%2fadmin", &["/admin"]),
+            ("/public/%252e%252e/admin", &["/admin"]),
+            ("/public/..;/admin", &["/admin"]),
+            ("/public/..;x=y/admin", &["/admin"]),
+            ("/public;/../admin", &["/admin"]),
+            ("/admin;x=y/a", &["/admin/a", "/admin"]),
+            ("/admin%3Bx/a", &["/admin/a"]),
+            ("/admin/", &["/admin"]),
+            ("/admin//", &["/admin"]),
+            ("/admin/.", &["/admin/", "/admin"]),
+            ("/admin%3F/../public", &["/admin"]),
+            ("/admin%23/../public", &["/admin"]),
+            ("/a//../b", &["/a/b", "/b"]),
+            ("/x/../%2e%2e/y", &["/y"]),
+            ("/api%2e./x", &["/api../x"]),
+            ("/\u{2f}/\u{2f}", &["/"]),
+        ] {
+            let found = readings(path);
+            assert_eq!(found.first().map(String::as_str), Some(path));
+            for reading in needed {
+                assert!(
+                    found.iter().any(|one| one == reading),
+                    "{path} as {reading}: {found:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_trailing_slash_is_added_only_where_it_matters() {
+        let with_slash: Vec<String> = Readings::of("/a", true)
+            .expect("a path")
+            .iter()
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(with_slash, ["/a", "/a/"]);
+    }
+
+    #[test]
+    fn malformed_paths_are_refused() {
+        use PathError::{
+            BrokenPercentEncoding, ControlCharacter, ForbiddenByte, NoLeadingSlash, NotUtf8,
+        };
+        for (path, expected) in [
+            ("", NoLeadingSlash),
+            ("*", NoLeadingSlash),
+            ("api", NoLeadingSlash),
+            ("/a\\b", ForbiddenByte(b'\\')),
+            ("/a#b", ForbiddenByte(b'#')),
+            ("/a b", ForbiddenByte(b' ')),
+            ("/caf\u{e9}", ForbiddenByte(0xc3)),
+            ("/a\0", ControlCharacter),
+            ("/a\x7f", ControlCharacter),
+            ("/a%00", ControlCharacter),
+            ("/a%0d%0a", ControlCharacter),
+            ("/a%250a", ControlCharacter),
+            ("/a%c2%85", ControlCharacter),
+            ("/%", BrokenPercentEncoding),
+            ("/%4", BrokenPercentEncoding),
+            ("/%zz", BrokenPercentEncoding),
+            ("/%4/", BrokenPercentEncoding),
+            ("/%ff", NotUtf8),
+            ("/%c0%af", NotUtf8),
+        ] {
+            assert_eq!(Readings::of(path, false), Err(expected), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_readings_is_bounded() {
+        let many = "/a;x/..;y/%252e%252e%252f/b%253b//c;z/./d%5ce;".repeat(20);
+        assert_eq!(Readings::of(&many, true), Err(PathError::TooManyReadings));
+        let encoded_many_times = format!("/%{}41", "25".repeat(MAX_READINGS));
+        assert_eq!(
+            Readings::of(&encoded_many_times, false),
+            Err(PathError::TooManyReadings)
+        );
+        let long = format!("/%41{}", "a".repeat(16 * 1024));
+        assert_eq!(readings(&long).len(), 2);
+    }
+}

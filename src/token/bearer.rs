@@ -1,0 +1,175 @@
+//! The bearer token in a request's `Authorization` header (RFC 6750 §2.1).
+
+use std::fmt;
+
+use http::header::{AUTHORIZATION, HeaderMap};
+
+/// A token as it was presented: syntactically a `b64token`, and nothing more is known of it.
+///
+/// `Debug` shows its length only, so that it cannot slip into a log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct BearerToken<'h>(&'h str);
+
+/// Why an `Authorization` header cannot be read. All of these are the client's mistake (400).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorizationError {
+    /// Two or more `Authorization` lines: the field is a singleton (RFC 9110 §11.6.2).
+    Repeated,
+    /// The scheme is `Bearer`, what follows is not one token.
+    NotOneToken,
+    /// Bytes that no header of this kind has.
+    NotVisibleAscii,
+}
+
+impl fmt::Display for AuthorizationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repeated => "more than one Authorization header",
+            Self::NotOneToken => "Bearer is not followed by exactly one token",
+            Self::NotVisibleAscii => "Authorization holds bytes outside visible ASCII",
+        })
+    }
+}
+
+impl std::error::Error for AuthorizationError {}
+
+/// Finds the bearer token of a request; `None` when there is no `Authorization` header or it uses
+/// another scheme, which counts as no token.
+///
+/// # Errors
+///
+/// [`AuthorizationError`] when the header is there and is not exactly one well-formed credential.
+pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
+    let mut lines = headers.get_all(AUTHORIZATION).iter();
+    let Some(line) = lines.next() else {
+        return Ok(None);
+    };
+    if lines.next().is_some() {
+        return Err(AuthorizationError::Repeated);
+    }
+    let line = line
+        .to_str()
+        .map_err(|_| AuthorizationError::NotVisibleAscii)?
+        .trim_matches([' ', '\t']);
+    if line.contains('\t') {
+        return Err(AuthorizationError::NotVisibleAscii);
+    }
+    let (scheme, rest) = line.split_once(' ').unwrap_or((line, ""));
+    // RFC 9110 §11.1: scheme names are case-insensitive.
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(None);
+    }
+    let token = rest.trim_start_matches(' ');
+    if is_b64token(token) {
+        Ok(Some(BearerToken(token)))
+    } else {
+        Err(AuthorizationError::NotOneToken)
+    }
+}
+
+/// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
+fn is_b64token(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    !body.is_empty()
+        && body
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+}
+
+impl<'h> BearerToken<'h> {
+    /// The token's text. It is a secret: it goes to the verifier and nowhere else.
+    #[must_use]
+    pub const fn secret(self) -> &'h str {
+        self.0
+    }
+}
+
+impl fmt::Debug for BearerToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BearerToken({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AuthorizationError, bearer_token};
+    use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+
+    fn headers(lines: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(
+                AUTHORIZATION,
+                HeaderValue::from_bytes(line).expect("a header value"),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn one_bearer_token_in_any_case() {
+        for line in [
+            "Bearer abc.def.ghi",
+            "bearer abc.def.ghi",
+            "BEARER abc.def.ghi",
+            "BeArEr   abc.def.ghi",
+            "Bearer abc.def.ghi ",
+        ] {
+            let headers = headers(&[line.as_bytes()]);
+            let token = bearer_token(&headers)
+                .expect("well-formed")
+                .expect("a token");
+            assert_eq!(token.secret(), "abc.def.ghi", "{line}");
+        }
+    }
+
+    #[test]
+    fn other_schemes_are_no_token() {
+        for lines in [
+            &[][..],
+            &[&b"Basic dXNlcjpwYXNz"[..]],
+            &[b"DPoP abc"],
+            &[b"Bearerabc"],
+            &[b""],
+            &[b"MAC id=1"],
+        ] {
+            assert_eq!(
+                bearer_token(&headers(lines)).map(|token| token.is_some()),
+                Ok(false),
+                "{lines:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_credentials_are_errors() {
+        use AuthorizationError::{NotOneToken, NotVisibleAscii, Repeated};
+        for (lines, expected) in [
+            (&[&b"Bearer"[..]][..], NotOneToken),
+            (&[b"Bearer "], NotOneToken),
+            (&[b"Bearer a b"], NotOneToken),
+            (&[b"Bearer a,b"], NotOneToken),
+            (&[b"Bearer a, Bearer b"], NotOneToken),
+            (&[b"Bearer {\"alg\":\"RS256\"}"], NotOneToken),
+            (&[b"Bearer \"a\""], NotOneToken),
+            (&[b"Bearer ==="], NotOneToken),
+            (&[b"Bearer a=b"], NotOneToken),
+            (&[b"Bearer\ta"], NotVisibleAscii),
+            (&[b"Bearer a\xff"], NotVisibleAscii),
+            (&[b"Bearer a", b"Bearer a"], Repeated),
+            (&[b"Bearer a", b"Basic b"], Repeated),
+            (&[b"", b"Bearer a"], Repeated),
+        ] {
+            assert_eq!(bearer_token(&headers(lines)), Err(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn debug_does_not_show_the_token() {
+        let headers = headers(&[b"Bearer very.secret.token"]);
+        let token = bearer_token(&headers)
+            .expect("well-formed")
+            .expect("a token");
+        assert_eq!(format!("{token:?}"), "BearerToken(17 bytes)");
+    }
+}

@@ -1,0 +1,224 @@
+//! The checks on a payload whose signature holds: one function each, with the rule it enforces.
+
+use serde_json::Value;
+
+use super::rejection::Rejection;
+use super::verifier::VerifierSettings;
+use crate::claims::Claims;
+use crate::clock::UnixTime;
+
+/// The longest `sub` that is accepted. Auth0's are under 255 bytes; some identity providers put
+/// whole distinguished names there.
+const MAX_SUBJECT_BYTES: usize = 2048;
+
+/// How far ahead `iat` may lie: further, and somebody's clock or the token is wrong. It equals the
+/// largest clock tolerance that can be configured.
+const IAT_LEAD_SECONDS: f64 = 60.0;
+
+/// Which `typ` header values are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TypPolicy {
+    /// Absent, `JWT` or `at+jwt`: all four Auth0 dialects.
+    Any,
+    /// RFC 9068 only: `at+jwt`, with the claims that profile requires.
+    AtJwt,
+}
+
+/// What kind of principal a token speaks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubjectKind {
+    /// An Auth0 anonymous session.
+    Anonymous,
+    /// A client acting for itself (client credentials grant).
+    Machine,
+    /// Somebody who logged in.
+    User,
+}
+
+impl SubjectKind {
+    /// The name used in rules and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Machine => "machine",
+            Self::User => "user",
+        }
+    }
+
+    /// Reads the kind from `sub` and `gty`, as Auth0 sets them.
+    #[must_use]
+    pub fn of(claims: &Claims) -> Self {
+        let sub = claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let grant = claims
+            .get("gty")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        // Users of every connection have a '|' in their sub; a client's own sub has none.
+        let client_sub = sub.ends_with("@clients") && !sub.contains('|');
+        if sub.starts_with("anon@") {
+            Self::Anonymous
+        } else if grant == "client-credentials" || client_sub {
+            Self::Machine
+        } else {
+            Self::User
+        }
+    }
+}
+
+/// RFC 8725 §3.11, RFC 9068 §4: an ID token, a DPoP proof or a logout token is no access token.
+pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Rejection> {
+    // RFC 7515 §4.1.9: "application/" is implied, and media types are case-insensitive.
+    let short = typ.map(|typ| {
+        let lower = typ.to_ascii_lowercase();
+        lower
+            .strip_prefix("application/")
+            .map_or(lower.clone(), str::to_owned)
+    });
+    let accepted = match (short.as_deref(), policy) {
+        (Some("at+jwt"), _) | (Some("jwt") | None, TypPolicy::Any) => true,
+        (_, TypPolicy::Any | TypPolicy::AtJwt) => false,
+    };
+    if accepted {
+        Ok(())
+    } else {
+        Err(Rejection::TypeNotAllowed {
+            found: typ.map(str::to_owned),
+        })
+    }
+}
+
+/// RFC 9068 §4, RFC 8725 §3.8: code point for code point, and only with a key of that issuer.
+pub(super) fn check_issuer(claims: &Claims, expected: &str) -> Result<(), Rejection> {
+    let found = required_string(claims, "iss")?;
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Rejection::WrongIssuer {
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}
+
+/// RFC 7519 §4.1.3, RFC 9068 §4: a string or an array of strings, one of which is ours.
+pub(super) fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Rejection> {
+    const MALFORMED: Rejection = Rejection::MalformedClaim {
+        claim: "aud",
+        expected: "a string or an array of strings",
+    };
+    let found: Vec<String> = match claims.get("aud") {
+        None => return Err(Rejection::MissingClaim { claim: "aud" }),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many
+            .iter()
+            .map(|entry| entry.as_str().map(str::to_owned).ok_or(MALFORMED))
+            .collect::<Result<_, _>>()?,
+        Some(_) => return Err(MALFORMED),
+    };
+    if found.iter().any(|audience| accepted.contains(audience)) {
+        Ok(())
+    } else {
+        Err(Rejection::WrongAudience { found })
+    }
+}
+
+/// RFC 7519 §4.1.4 to §4.1.6. `exp` is required; each is a JSON number or the token is refused.
+/// Returns `exp`.
+pub(super) fn check_times(
+    claims: &Claims,
+    settings: &VerifierSettings,
+    now: UnixTime,
+) -> Result<f64, Rejection> {
+    let now = now.as_secs_f64();
+    let tolerance = settings.clock_tolerance.as_secs_f64();
+    let exp = numeric_date(claims, "exp")?.ok_or(Rejection::MissingClaim { claim: "exp" })?;
+    if now >= exp + tolerance {
+        return Err(Rejection::Expired { exp, now });
+    }
+    if let Some(nbf) = numeric_date(claims, "nbf")? {
+        if nbf > now + tolerance {
+            return Err(Rejection::NotYetValid {
+                claim: "nbf",
+                value: nbf,
+                now,
+            });
+        }
+    }
+    let iat = numeric_date(claims, "iat")?;
+    if let Some(iat) = iat {
+        if iat > now + IAT_LEAD_SECONDS {
+            return Err(Rejection::NotYetValid {
+                claim: "iat",
+                value: iat,
+                now,
+            });
+        }
+    }
+    if let Some(max_age) = settings.max_token_age {
+        let iat = iat.ok_or(Rejection::MissingClaim { claim: "iat" })?;
+        if now > iat + max_age.as_secs_f64() + tolerance {
+            return Err(Rejection::TooOld { iat, now });
+        }
+    }
+    Ok(exp)
+}
+
+/// RFC 7519 §4.1.2 leaves `sub` optional; the upstream is promised one, so it is required here.
+pub(super) fn check_subject(claims: &Claims, allow_anonymous: bool) -> Result<String, Rejection> {
+    let sub = required_string(claims, "sub")?;
+    if sub.is_empty() || sub.len() > MAX_SUBJECT_BYTES || sub.chars().any(char::is_control) {
+        return Err(Rejection::MalformedClaim {
+            claim: "sub",
+            expected: "a non-empty string of at most 2048 bytes without control characters",
+        });
+    }
+    if !allow_anonymous && SubjectKind::of(claims) == SubjectKind::Anonymous {
+        return Err(Rejection::Anonymous);
+    }
+    Ok(sub.to_owned())
+}
+
+/// RFC 7800 §3.1, RFC 9449 §7.2, RFC 8705 §3: a bound token taken as a plain bearer token loses its
+/// protection, so one is refused until the binding is enforced.
+pub(super) fn check_confirmation(claims: &Claims) -> Result<(), Rejection> {
+    match claims.get("cnf") {
+        None => Ok(()),
+        Some(_) => Err(Rejection::SenderConstrained),
+    }
+}
+
+/// RFC 9068 §2.2: what that profile requires beyond the checks every token passes.
+pub(super) fn check_profile(claims: &Claims, policy: TypPolicy) -> Result<(), Rejection> {
+    match policy {
+        TypPolicy::Any => Ok(()),
+        TypPolicy::AtJwt => {
+            required_string(claims, "client_id")?;
+            required_string(claims, "jti")?;
+            numeric_date(claims, "iat")?
+                .map(|_| ())
+                .ok_or(Rejection::MissingClaim { claim: "iat" })
+        }
+    }
+}
+
+fn required_string<'c>(claims: &'c Claims, claim: &'static str) -> Result<&'c str, Rejection> {
+    claims
+        .string(claim)
+        .map_err(|error| Rejection::wrong_type(claim, &error))?
+        .ok_or(Rejection::MissingClaim { claim })
+}
+
+/// RFC 7519 §2 `NumericDate`: a JSON number, fractions allowed, strings never (CVE-2026-25537).
+fn numeric_date(claims: &Claims, claim: &'static str) -> Result<Option<f64>, Rejection> {
+    match claims.get(claim) {
+        None => Ok(None),
+        Some(value) => value.as_f64().map(Some).ok_or(Rejection::MalformedClaim {
+            claim,
+            expected: "a number",
+        }),
+    }
+}

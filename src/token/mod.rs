@@ -1,0 +1,18 @@
+//! From an `Authorization` header to a [`VerifiedToken`], or to the [`Rejection`] that says why not.
+//!
+//! Pure: keys and the time are arguments. A [`VerifiedToken`] can be made only here, and holding one
+//! is the proof that signature, issuer, audience and times were checked.
+
+mod bearer;
+mod cache;
+mod checks;
+mod keyring;
+mod rejection;
+mod verifier;
+
+pub use bearer::{AuthorizationError, BearerToken, bearer_token};
+pub use cache::TokenCache;
+pub use checks::{SubjectKind, TypPolicy};
+pub use keyring::{IssuerKeys, Keyring};
+pub use rejection::Rejection;
+pub use verifier::{Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError};

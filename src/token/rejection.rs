@@ -1,0 +1,206 @@
+//! Every way in which a token can be refused.
+
+use std::fmt;
+
+use crate::claims::WrongType;
+use crate::jose::{JsonError, JwsError};
+
+/// Why a token is refused. `Display` is for the log and holds what was found; the client gets
+/// [`Rejection::description`], which holds none of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rejection {
+    /// The subject is an Auth0 anonymous session and those are not allowed.
+    Anonymous,
+    /// `alg` is not allowed, or is not the one the key is bound to.
+    AlgorithmNotAllowed {
+        /// What the token names.
+        found: String,
+    },
+    /// `exp` is over.
+    Expired {
+        /// The claim, in seconds since 1970.
+        exp: f64,
+        /// The time of the check.
+        now: f64,
+    },
+    /// The token is larger than `limits.token_bytes`.
+    TooLarge {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// The compact serialization or its header is wrong, or the signature does not hold.
+    Jws(JwsError),
+    /// A claim has a type or form that it must not have.
+    MalformedClaim {
+        /// The claim.
+        claim: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A claim that must be there is not.
+    MissingClaim {
+        /// The claim.
+        claim: &'static str,
+    },
+    /// `nbf`, or `iat`, lies in the future.
+    NotYetValid {
+        /// Which of the two.
+        claim: &'static str,
+        /// The claim, in seconds since 1970.
+        value: f64,
+        /// The time of the check.
+        now: f64,
+    },
+    /// The payload is not a JSON object, or has duplicate members.
+    PayloadNotJson(JsonError),
+    /// The token is bound to a key of the client's (`cnf`), and that binding is not enforced here.
+    SenderConstrained,
+    /// `iat` is further back than `auth0.max_token_age`.
+    TooOld {
+        /// The claim, in seconds since 1970.
+        iat: f64,
+        /// The time of the check.
+        now: f64,
+    },
+    /// `typ` says that this is no access token.
+    TypeNotAllowed {
+        /// What the token says, if anything.
+        found: Option<String>,
+    },
+    /// No key that this token may be signed with is known.
+    UnknownKey {
+        /// The key id that the token names.
+        kid: Option<String>,
+    },
+    /// `aud` names none of the configured audiences.
+    WrongAudience {
+        /// What the token names.
+        found: Vec<String>,
+    },
+    /// `iss` is not the issuer whose key signed the token.
+    WrongIssuer {
+        /// What it must be.
+        expected: String,
+        /// What the token says.
+        found: String,
+    },
+}
+
+impl Rejection {
+    /// The stable code of this refusal, for clients, logs and the README.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "token_anonymous",
+            Self::AlgorithmNotAllowed { .. } => "token_algorithm_not_allowed",
+            Self::Expired { .. } => "token_expired",
+            Self::TooLarge { .. } => "token_too_large",
+            Self::Jws(error) => match error {
+                JwsError::CriticalHeader => "token_critical_header",
+                JwsError::EmbeddedKey(_) => "token_embedded_key",
+                JwsError::EncryptedOrOpaque { .. } => "token_encrypted_or_opaque",
+                JwsError::Signature => "token_signature_invalid",
+                JwsError::HeaderMember(_)
+                | JwsError::HeaderNotJson(_)
+                | JwsError::NotBase64Url(_)
+                | JwsError::Parts(_) => "token_malformed",
+            },
+            Self::MalformedClaim { .. } => "token_malformed_claim",
+            Self::MissingClaim { .. } => "token_missing_claim",
+            Self::NotYetValid { .. } => "token_not_yet_valid",
+            Self::PayloadNotJson(_) => "token_malformed",
+            Self::SenderConstrained => "token_sender_constrained",
+            Self::TooOld { .. } => "token_too_old",
+            Self::TypeNotAllowed { .. } => "token_type_not_allowed",
+            Self::UnknownKey { .. } => "token_unknown_key",
+            Self::WrongAudience { .. } => "token_wrong_audience",
+            Self::WrongIssuer { .. } => "token_wrong_issuer",
+        }
+    }
+
+    /// What the client is told: a fixed text without any value, fit for `error_description`
+    /// (RFC 6750 §3: no quotes, no backslashes).
+    #[must_use]
+    pub const fn description(&self) -> &'static str {
+        match self {
+            Self::Anonymous => "Tokens of anonymous sessions are not accepted here",
+            Self::AlgorithmNotAllowed { .. } => {
+                "The token is signed with an algorithm that is not allowed"
+            }
+            Self::Expired { .. } => "The token has expired",
+            Self::TooLarge { .. } => "The token is too large",
+            Self::Jws(error) => match error {
+                JwsError::CriticalHeader => "The token uses a critical header extension",
+                JwsError::EmbeddedKey(_) => "The token brings its own key",
+                JwsError::EncryptedOrOpaque { .. } => {
+                    "The token is encrypted or opaque, not a signed JWT: request the token with audience= set to this API"
+                }
+                JwsError::Signature => "The token signature is not valid",
+                JwsError::HeaderMember(_)
+                | JwsError::HeaderNotJson(_)
+                | JwsError::NotBase64Url(_)
+                | JwsError::Parts(_) => "The token is not a well-formed JWT",
+            },
+            Self::MalformedClaim { .. } => "A claim of the token has the wrong type",
+            Self::MissingClaim { .. } => "The token lacks a required claim",
+            Self::NotYetValid { .. } => "The token is not valid yet",
+            Self::PayloadNotJson(_) => "The token is not a well-formed JWT",
+            Self::SenderConstrained => {
+                "The token is bound to a client key, which is not supported here"
+            }
+            Self::TooOld { .. } => "The token was issued too long ago",
+            Self::TypeNotAllowed { .. } => "The token is not an access token",
+            Self::UnknownKey { .. } => "The token is signed with an unknown key",
+            Self::WrongAudience { .. } => "The token is for another audience",
+            Self::WrongIssuer { .. } => "The token is from another issuer",
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => {
+                f.write_str("sub is an anonymous session; auth0.allow_anonymous is false")
+            }
+            Self::AlgorithmNotAllowed { found } => write!(f, "alg is {found:?}"),
+            Self::Expired { exp, now } => write!(f, "exp {exp} is over; it is {now:.0}"),
+            Self::TooLarge { length } => write!(f, "{length} bytes"),
+            Self::Jws(error) => error.fmt(f),
+            Self::MalformedClaim { claim, expected } => {
+                write!(f, "claim {claim:?} is not {expected}")
+            }
+            Self::MissingClaim { claim } => write!(f, "claim {claim:?} is missing"),
+            Self::NotYetValid { claim, value, now } => {
+                write!(f, "{claim} {value} lies in the future; it is {now:.0}")
+            }
+            Self::PayloadNotJson(error) => write!(f, "payload: {error}"),
+            Self::SenderConstrained => f.write_str("claim \"cnf\" is present"),
+            Self::TooOld { iat, now } => write!(f, "iat {iat} is too long ago; it is {now:.0}"),
+            Self::TypeNotAllowed { found } => write!(f, "typ is {found:?}"),
+            Self::UnknownKey { kid } => write!(f, "kid {kid:?} is in no key set"),
+            Self::WrongAudience { found } => write!(f, "aud is {found:?}"),
+            Self::WrongIssuer { expected, found } => {
+                write!(f, "iss is {found:?}; the key belongs to {expected:?}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+impl From<JwsError> for Rejection {
+    fn from(error: JwsError) -> Self {
+        Self::Jws(error)
+    }
+}
+
+/// Claims that the verifier reads have fixed names, so a wrong type is known by name.
+impl Rejection {
+    pub(super) const fn wrong_type(claim: &'static str, error: &WrongType) -> Self {
+        Self::MalformedClaim {
+            claim,
+            expected: error.expected,
+        }
+    }
+}

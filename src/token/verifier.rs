@@ -1,0 +1,222 @@
+//! The order of verification: size, shape, header, algorithm, key, signature, and only then claims.
+
+use std::time::Duration;
+
+use super::bearer::BearerToken;
+use super::checks::{self, SubjectKind, TypPolicy};
+use super::keyring::{Keyring, NoKey};
+use super::rejection::Rejection;
+use crate::claims::Claims;
+use crate::clock::UnixTime;
+use crate::jose::{self, Algorithm, CompactJws};
+
+/// What a token must satisfy, from `[auth0]` and `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifierSettings {
+    /// Allowed algorithms, in order of preference.
+    pub algorithms: Vec<Algorithm>,
+    /// A token must name at least one of these.
+    pub audiences: Vec<String>,
+    /// How far clocks may disagree.
+    pub clock_tolerance: Duration,
+    /// How long after `iat` a token is accepted; `None` leaves it to `exp`.
+    pub max_token_age: Option<Duration>,
+    /// Which `typ` header values are accepted.
+    pub typ: TypPolicy,
+    /// Whether Auth0 anonymous sessions are accepted.
+    pub allow_anonymous: bool,
+    /// The largest token, in bytes.
+    pub max_token_bytes: usize,
+}
+
+/// Verifies access tokens. See [`VerifierSettings`] for what is adjustable; the rest is not.
+#[derive(Debug, Clone)]
+pub struct Verifier {
+    settings: VerifierSettings,
+}
+
+/// A token whose shape and header are acceptable, and nothing else is known.
+#[derive(Debug)]
+pub struct Unverified<'t> {
+    jws: CompactJws<'t>,
+    algorithm: Algorithm,
+}
+
+/// A token that passed every check. The fields are private and this module makes the only ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerifiedToken {
+    claims: Claims,
+    issuer: String,
+    kid: Option<String>,
+    payload: String,
+    subject: String,
+    valid_until: UnixTime,
+}
+
+/// How verification can fail: for good, or for want of a key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum VerifyError {
+    /// Some issuer's keys are missing: nothing can be said about this token.
+    KeysUnavailable,
+    /// The token is refused.
+    Rejected(Rejection),
+    /// The key is in no key set that is known; a fresh one may have it.
+    UnknownKey,
+}
+
+impl Verifier {
+    /// A verifier with these settings.
+    #[must_use]
+    pub const fn new(settings: VerifierSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Reads shape and header. Nothing of the payload is looked at.
+    ///
+    /// # Errors
+    ///
+    /// A [`Rejection`] for a token that no key could save.
+    pub fn read<'t>(&self, token: BearerToken<'t>) -> Result<Unverified<'t>, Rejection> {
+        let token = token.secret();
+        if token.len() > self.settings.max_token_bytes {
+            return Err(Rejection::TooLarge {
+                length: token.len(),
+            });
+        }
+        let jws = CompactJws::parse(token)?;
+        // RFC 8725 §3.1: the list is configured; the token can only name one of it.
+        let algorithm = Algorithm::from_name(&jws.header().algorithm)
+            .filter(|algorithm| self.settings.algorithms.contains(algorithm))
+            .ok_or_else(|| Rejection::AlgorithmNotAllowed {
+                found: jws.header().algorithm.clone(),
+            })?;
+        checks::check_typ(jws.header().typ.as_deref(), self.settings.typ)?;
+        Ok(Unverified { jws, algorithm })
+    }
+
+    /// Verifies the signature with the keys that are known `now`, and then every claim.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError`] separates a refused token from one that cannot be judged yet.
+    pub fn verify(
+        &self,
+        token: &Unverified<'_>,
+        keyring: &Keyring,
+        now: UnixTime,
+    ) -> Result<VerifiedToken, VerifyError> {
+        let candidates = keyring
+            .candidates(token.jws.header(), token.algorithm)
+            .map_err(|error| match error {
+                NoKey::Rejected(rejection) => VerifyError::Rejected(rejection),
+                NoKey::Unavailable => VerifyError::KeysUnavailable,
+                NoKey::Unknown => VerifyError::UnknownKey,
+            })?;
+        let (payload, place) = token
+            .jws
+            .verify(candidates.iter().map(|(_, key)| *key))
+            .map_err(Rejection::from)?;
+        let (issuer, key) = candidates
+            .get(place)
+            .ok_or(Rejection::Jws(jose::JwsError::Signature))?;
+        let claims = jose::parse_object(payload.bytes())
+            .map(Claims::new)
+            .map_err(Rejection::PayloadNotJson)?;
+        let (subject, valid_until) = self.check_claims(&claims, issuer, now)?;
+        Ok(VerifiedToken {
+            claims,
+            issuer: (*issuer).to_owned(),
+            kid: key.kid().map(str::to_owned),
+            payload: payload.encoded().to_owned(),
+            subject,
+            valid_until,
+        })
+    }
+
+    /// Every check on the claims, in one order. Returns the subject and when the token ends.
+    fn check_claims(
+        &self,
+        claims: &Claims,
+        issuer: &str,
+        now: UnixTime,
+    ) -> Result<(String, UnixTime), Rejection> {
+        checks::check_issuer(claims, issuer)?;
+        checks::check_audience(claims, &self.settings.audiences)?;
+        let exp = checks::check_times(claims, &self.settings, now)?;
+        checks::check_confirmation(claims)?;
+        checks::check_profile(claims, self.settings.typ)?;
+        let subject = checks::check_subject(claims, self.settings.allow_anonymous)?;
+        Ok((subject, self.valid_until(claims, exp)))
+    }
+
+    /// Until when these checks need not be made again: `exp`, or the end of `max_token_age`.
+    fn valid_until(&self, claims: &Claims, exp: f64) -> UnixTime {
+        let age_limit = self.settings.max_token_age.and_then(|max_age| {
+            let iat = claims.get("iat").and_then(serde_json::Value::as_f64)?;
+            Some(iat + max_age.as_secs_f64())
+        });
+        let seconds = age_limit.map_or(exp, |limit| exp.min(limit));
+        Duration::try_from_secs_f64(seconds.clamp(0.0, f64::from(u32::MAX)))
+            .map_or(UnixTime::from_secs(0), |end| {
+                UnixTime::from_secs(0).plus(end)
+            })
+    }
+}
+
+impl From<Rejection> for VerifyError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl Unverified<'_> {
+    /// The key id that the token names, for the log.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.jws.header().kid.as_deref()
+    }
+}
+
+impl VerifiedToken {
+    /// All claims.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The issuer whose key signed the token; equal to `iss`.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The id of the key that signed the token, if it has one.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The payload as the token spells it: base64url of the claims.
+    #[must_use]
+    pub fn payload(&self) -> &str {
+        &self.payload
+    }
+
+    /// `sub`: non-empty, without control characters.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// What kind of principal the subject is.
+    #[must_use]
+    pub fn subject_kind(&self) -> SubjectKind {
+        SubjectKind::of(&self.claims)
+    }
+
+    /// The end of the token's life: `exp`, or earlier where `max_token_age` says so.
+    #[must_use]
+    pub const fn valid_until(&self) -> UnixTime {
+        self.valid_until
+    }
+}
