@@ -1,5 +1,23 @@
+pub mod admin;
+pub mod app;
+pub mod authorized;
+pub mod check;
 pub mod claims;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod headers;
+pub mod identity;
 pub mod jose;
+pub mod keys;
+pub mod listener;
+pub mod logging;
 pub mod policy;
+pub mod proxy;
+pub mod random;
+pub mod rotation;
+pub mod tls;
 pub mod token;
+pub mod upstream;
+
+pub use cli::run;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::algorithm::Algorithm;
 use super::base64url;
 use super::json::{self, JsonError};
 use super::jwk::{Key, MAX_KID_BYTES};
@@ -127,7 +128,7 @@ impl<'t> CompactJws<'t> {
         let place = keys
             .into_iter()
             .position(|key| {
-                key.algorithm().name() == self.header.algorithm
+                Algorithm::from_name(&self.header.algorithm) == Some(key.algorithm())
                     && key.verifies(self.signing_input.as_bytes(), &self.signature)
             })
             .ok_or(JwsError::Signature)?;

@@ -11,7 +11,7 @@ use super::path::{PathError, Readings};
 use super::route::{Access, Route};
 use super::table::{DuplicateRoute, PatternRoutes, Table};
 use crate::claims::{Claims, WrongType};
-use crate::token::VerifiedToken;
+use crate::identity::Identity;
 
 /// All rules of a configuration.
 #[derive(Debug, Clone)]
@@ -31,12 +31,12 @@ pub struct Requirement {
 }
 
 /// Who is asking, as far as it is proven.
-#[derive(Debug, Clone, Copy)]
-pub enum Caller<'t> {
+#[derive(Debug, Clone)]
+pub enum Caller {
     /// Nobody: the request has no token.
     Anonymous,
-    /// The subject of this token.
-    Verified(&'t VerifiedToken),
+    /// The subject of a verified token.
+    Verified(Arc<Identity>),
 }
 
 /// The rules that a method and a path fall under, one for each reading of the path.
@@ -55,9 +55,11 @@ enum Outcome<'p> {
     Unmatched,
 }
 
-/// The proof that the rules let a request pass. Only this module makes one.
+/// The proof that the rules let a caller's request pass. Only this module makes one, and it holds
+/// the very caller that was judged.
 #[derive(Debug)]
 pub struct Permit {
+    caller: Caller,
     shadowed: Vec<Denial>,
 }
 
@@ -192,27 +194,36 @@ impl<'p> Matched<'p> {
     /// # Errors
     ///
     /// [`Denial`] names the first rule that refuses.
-    pub fn authorize(&self, caller: Caller<'_>) -> Result<Permit, Denial> {
-        match caller {
-            Caller::Anonymous => self.decide(None),
-            Caller::Verified(token) => self.decide(Some(token.claims())),
-        }
+    pub fn authorize(&self, caller: Caller) -> Result<Permit, Denial> {
+        let claims = match &caller {
+            Caller::Anonymous => None,
+            Caller::Verified(identity) => Some(identity.token().claims()),
+        };
+        let shadowed = self.decide(claims)?;
+        Ok(Permit { caller, shadowed })
     }
 
-    /// Decides for a genuine CORS preflight, which carries no token by design (Fetch §4.8) and asks
-    /// about a later request that will be judged by itself. Denied paths stay denied.
+    /// Decides for a genuine CORS preflight about a request with this method and path. It carries
+    /// no token by design (Fetch §4.8), and the request it asks about will be judged by itself, so
+    /// only what is denied to everybody is denied here.
     ///
     /// # Errors
     ///
     /// [`Denial`] when a reading is denied to everybody.
     pub fn authorize_preflight(&self) -> Result<Permit, Denial> {
-        self.refuse_denied()?;
+        let shadowed = match self.refuse_denied() {
+            Ok(shadowed) => shadowed,
+            Err(denial @ Denial::MethodNotCovered { .. }) => vec![denial],
+            Err(denial) => return Err(denial),
+        };
         Ok(Permit {
-            shadowed: Vec::new(),
+            caller: Caller::Anonymous,
+            shadowed,
         })
     }
 
-    fn decide(&self, claims: Option<&Claims>) -> Result<Permit, Denial> {
+    /// Answers with what rules in shadow would have refused.
+    fn decide(&self, claims: Option<&Claims>) -> Result<Vec<Denial>, Denial> {
         if claims.is_none() && !self.is_public() {
             return Err(Denial::TokenRequired);
         }
@@ -226,12 +237,13 @@ impl<'p> Matched<'p> {
                     .filter_map(|one| check(std::slice::from_ref(one), claims).err()),
             );
         }
-        Ok(Permit { shadowed })
+        Ok(shadowed)
     }
 
     /// Refuses what no claim could open. Answers with what a shadow rule would have refused.
     fn refuse_denied(&self) -> Result<Vec<Denial>, Denial> {
         let mut shadowed = Vec::new();
+        let mut not_covered = None;
         for outcome in self.outcomes() {
             let (denial, shadow) = match outcome {
                 Outcome::Unmatched if self.policy.deny_unmatched => (Denial::Unmatched, false),
@@ -248,12 +260,13 @@ impl<'p> Matched<'p> {
                 }
                 Outcome::Route(_) | Outcome::Unmatched => continue,
             };
-            if !shadow {
-                return Err(denial);
+            match denial {
+                _ if shadow => shadowed.push(denial),
+                Denial::MethodNotCovered { .. } => not_covered = not_covered.or(Some(denial)),
+                denial => return Err(denial),
             }
-            shadowed.push(denial);
         }
-        Ok(shadowed)
+        not_covered.map_or(Ok(shadowed), Err)
     }
 
     /// The conditions for an authenticated caller: those in shadow, and those that count.
@@ -355,6 +368,15 @@ impl<'p> Outcome<'p> {
 }
 
 impl Permit {
+    /// The caller that was judged, if there is one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.caller {
+            Caller::Anonymous => None,
+            Caller::Verified(identity) => Some(identity),
+        }
+    }
+
     /// What rules in shadow would have refused.
     #[must_use]
     pub fn shadowed(&self) -> &[Denial] {
@@ -669,12 +691,12 @@ mod tests {
             ("GET /else", 1),
         ] {
             let (method, path) = request.split_once(' ').expect("METHOD PATH");
-            let permit = policy
+            let shadowed = policy
                 .matched(method, path)
                 .expect(path)
                 .decide(Some(&claims(&user)))
                 .expect(request);
-            assert_eq!(permit.shadowed().len(), refusals, "{request}");
+            assert_eq!(shadowed.len(), refusals, "{request}");
             assert_eq!(decide(&policy, request, None), "token_missing", "{request}");
         }
         assert_eq!(decide(&policy, "GET /strict", Some(&user)), "rule_denied");

@@ -154,7 +154,7 @@ fn is_plain(path: &str) -> bool {
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Result<Cow<'_, str>, PathError>;
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     |path| decode(path, &[]),
     |path| decode(path, b"/"),
     // What JavaScript's decodeURI leaves alone; Hono routes on its result.
@@ -164,9 +164,11 @@ const STEPS: [Step; 12] = [
     |path| Ok(resolve_dots(path)),
     |path| Ok(drop_parameters(path)),
     |path| Ok(drop_last_parameters(path)),
-    |path| Ok(cut_at(path, &[';'])),
-    // A decoded '?' or '#' ends the path for a program that parses the decoded text again.
-    |path| Ok(cut_at(path, &['?', '#'])),
+    |path| Ok(cut_at(path, ';')),
+    // A decoded '?' or '#' ends the path for a program that parses the decoded text again; some look
+    // for one of them only.
+    |path| Ok(cut_at(path, '?')),
+    |path| Ok(cut_at(path, '#')),
     |path| Ok(drop_trailing_slash(path)),
     |path| Ok(drop_all_trailing_slashes(path)),
 ];
@@ -276,8 +278,8 @@ fn drop_last_parameters(path: &str) -> Cow<'_, str> {
     }
 }
 
-fn cut_at<'p>(path: &'p str, ends: &[char]) -> Cow<'p, str> {
-    match path.find(ends).and_then(|place| path.get(..place)) {
+fn cut_at(path: &str, end: char) -> Cow<'_, str> {
+    match path.find(end).and_then(|place| path.get(..place)) {
         Some("") => Cow::Owned("/".to_owned()),
         Some(before) => Cow::Owned(before.to_owned()),
         None => Cow::Borrowed(path),

@@ -1,0 +1,107 @@
+//! Probes, on a listener of their own: nothing on the data listener can be taken for one.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::keys::KeyStore;
+use crate::listener::Phase;
+
+/// Probes are few; this many connections at a time leave room for several probers.
+const MAX_CONNECTIONS: usize = 64;
+
+/// For a probe to say what it wants.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What probes are told of.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Whether keys are there.
+    pub keys: Arc<KeyStore>,
+    /// Whether the process is on its way out.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl Health {
+    /// Why the process is not ready; `None` when it is.
+    fn not_ready(&self) -> Option<&'static str> {
+        if *self.phase.borrow() != Phase::Serving {
+            return Some("draining");
+        }
+        (!self.keys.current().is_complete()).then_some("keys are not there yet")
+    }
+}
+
+/// Answers probes for ever.
+pub async fn serve(listener: TcpListener, health: Health) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept probes; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let health = health.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let response = answer(&request, &health);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "probe connection ended");
+            }
+            drop(slot);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
+    let (status, body) = match (request.uri().path(), health.not_ready()) {
+        ("/livez", _) => (StatusCode::OK, "{\"status\":\"alive\"}".to_owned()),
+        ("/readyz", None) => (StatusCode::OK, "{\"status\":\"ready\"}".to_owned()),
+        ("/readyz", Some(reason)) => {
+            let body = serde_json::json!({"status": "not ready", "reason": reason});
+            (StatusCode::SERVICE_UNAVAILABLE, body.to_string())
+        }
+        _ => (StatusCode::NOT_FOUND, "{\"status\":\"no such probe\"}".to_owned()),
+    };
+    let read_only = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, body) = if read_only || status == StatusCode::NOT_FOUND {
+        (status, body)
+    } else {
+        (StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"use GET\"}".to_owned())
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}

@@ -1,0 +1,277 @@
+//! The running program: threads, tasks, and how they end.
+//!
+//! One control thread keeps keys, answers probes and listens for signals. Each worker thread has a
+//! runtime of its own, accepts from the shared socket, and keeps its own upstream connections.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, Health};
+use crate::config::Config;
+use crate::keys::{Fetcher, KeyStore};
+use crate::listener::{self, ConnectionSettings, Phase, Slots};
+use crate::proxy::{Proxy, Shared};
+use crate::rotation::RotationSettings;
+use crate::tls::{Roots, RootsError};
+use crate::upstream::{Connector, Upstream};
+
+/// Why the program could not start, or stopped.
+#[derive(Debug)]
+pub enum AppError {
+    /// An address cannot be listened on.
+    Bind {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The operating system refused a thread, a runtime or a signal handler.
+    Os(io::Error),
+    /// No trusted roots.
+    Roots(RootsError),
+    /// rustls refused the configuration.
+    Tls(rustls::Error),
+    /// The upstream's host cannot stand in a certificate.
+    UpstreamName(String),
+    /// A thread or task that must run for ever ended.
+    Ended(&'static str),
+}
+
+impl fmt::Display for AppError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { key, address, error } => write!(f, "{key}: cannot listen on {address}: {error}"),
+            Self::Os(error) => error.fmt(f),
+            Self::Roots(error) => write!(f, "trusted roots: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::UpstreamName(error) => write!(f, "upstream: {error}"),
+            Self::Ended(what) => write!(f, "{what} ended unexpectedly"),
+        }
+    }
+}
+
+impl std::error::Error for AppError {}
+
+impl From<io::Error> for AppError {
+    fn from(error: io::Error) -> Self {
+        Self::Os(error)
+    }
+}
+
+/// Everything that a worker thread needs.
+#[derive(Clone)]
+struct Worker {
+    shared: Arc<Shared>,
+    connector: Connector,
+    settings: Arc<ConnectionSettings>,
+    slots: Slots,
+    phase: watch::Receiver<Phase>,
+}
+
+/// Runs until a signal has been obeyed.
+///
+/// # Errors
+///
+/// [`AppError`] when the program cannot start or a part of it has died.
+pub fn run(config: Config) -> Result<(), AppError> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(supervise(config))
+}
+
+async fn supervise(config: Config) -> Result<(), AppError> {
+    let mut signals = Signals::install()?;
+    let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
+    let tls = roots.client_config().map_err(AppError::Tls)?;
+    let connector = Connector::new(&config.upstream, &tls, config.timeouts.connect).map_err(AppError::UpstreamName)?;
+    let data = bind("listen", config.listen)?;
+    let admin = config.admin.map(|address| bind("admin", address)).transpose()?;
+
+    let keys = Arc::new(KeyStore::new(&config.auth0.tenants, rotation_settings(&config)));
+    let (phase, watched_phase) = watch::channel(Phase::Serving);
+    let slots = Slots::new(config.limits.connections);
+    announce(&config, &roots, &data, admin.as_ref())?;
+    start_refreshers(&config, &keys, &tls);
+    if let Some(admin) = admin {
+        let health = Health { keys: Arc::clone(&keys), phase: watched_phase.clone() };
+        tokio::spawn(admin::serve(tokio::net::TcpListener::from_std(admin)?, health));
+    }
+    tokio::spawn(announce_ready(keys.complete()));
+
+    let timeouts = config.timeouts.clone();
+    let workers = config.workers.get();
+    let worker = Worker {
+        settings: Arc::new(ConnectionSettings {
+            header_timeout: timeouts.header,
+            idle_timeout: timeouts.idle,
+            max_header_bytes: config.limits.header_bytes,
+            max_headers: config.limits.headers,
+        }),
+        shared: Arc::new(Shared::new(config, keys)),
+        connector,
+        slots: slots.clone(),
+        phase: watched_phase,
+    };
+    let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
+    for number in 0..workers {
+        let (worker, listener, alive) = (worker.clone(), data.try_clone()?, alive.clone());
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || run_worker(worker, listener, alive))?;
+    }
+    drop((data, alive, worker));
+
+    let stop = tokio::select! {
+        stop = signals.next() => stop,
+        // A worker gives a sign only by dying before it was told to stop.
+        _ = ended.recv() => return Err(AppError::Ended("a worker thread")),
+    };
+    tokio::select! {
+        () = drain(stop, &timeouts, &phase, &slots) => {}
+        _ = signals.next() => tracing::warn!("second signal: ending at once"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Not ready at once; for SIGTERM the listener stays open for a while, since a balancer learns late;
+/// then what runs may finish until the deadline.
+async fn drain(stop: Stop, timeouts: &crate::config::Timeouts, phase: &watch::Sender<Phase>, slots: &Slots) {
+    let linger = if stop == Stop::Terminate { timeouts.linger } else { std::time::Duration::ZERO };
+    tracing::info!(signal = stop.name(), linger_s = linger.as_secs_f64(), drain_s = timeouts.drain.as_secs_f64(), "draining");
+    let deadline = tokio::time::sleep(timeouts.drain);
+    tokio::pin!(deadline);
+    phase.send_replace(Phase::Lingering);
+    tokio::select! {
+        () = tokio::time::sleep(linger) => {}
+        () = &mut deadline => {}
+    }
+    phase.send_replace(Phase::Draining);
+    tokio::select! {
+        () = slots.all_free() => {}
+        () = &mut deadline => {
+            tracing::warn!(connections = slots.taken(), "timeouts.drain is over; the remaining connections are cut");
+        }
+    }
+}
+
+fn run_worker(worker: Worker, listener: TcpListener, alive: tokio::sync::mpsc::Sender<()>) {
+    // Dropped with this function, and only then: the supervisor takes that for death.
+    let _alive = alive;
+    let served = runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let upstream = Upstream::new(worker.connector, worker.shared.response_header_timeout());
+            let proxy = Arc::new(Proxy::new(worker.shared, upstream));
+            let handler = move |request, client| {
+                let proxy = Arc::clone(&proxy);
+                async move { proxy.serve(request, client).await }
+            };
+            listener::serve(listener, worker.settings, worker.slots, worker.phase, handler).await;
+            // The connections' tasks live on this runtime; the process ends when they have.
+            std::future::pending::<io::Result<()>>().await
+        })
+    });
+    if let Err(error) = served {
+        tracing::error!(%error, "a worker thread cannot run");
+    }
+}
+
+fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|error| AppError::Bind { key, address, error })
+}
+
+fn rotation_settings(config: &Config) -> RotationSettings {
+    let keys = &config.auth0.keys;
+    RotationSettings {
+        refresh: keys.refresh,
+        cooldown: keys.cooldown,
+        serve_stale: keys.serve_stale,
+    }
+}
+
+fn start_refreshers(config: &Config, keys: &Arc<KeyStore>, tls: &Arc<rustls::ClientConfig>) {
+    let fetcher = Fetcher::new(Arc::clone(tls), config.auth0.keys.timeout);
+    for place in 0..config.auth0.tenants.len() {
+        let algorithms = config.auth0.verifier.algorithms.clone();
+        tokio::spawn(Arc::clone(keys).refresh_forever(place, fetcher.clone(), algorithms));
+    }
+}
+
+fn announce(config: &Config, roots: &Roots, data: &TcpListener, admin: Option<&TcpListener>) -> Result<(), AppError> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        upstream = %config.upstream,
+        workers = config.workers,
+        roots = roots.count,
+        roots_origin = roots.origin,
+        "starting"
+    );
+    for tenant in &config.auth0.tenants {
+        tracing::info!(issuer = tenant.issuer, audience = ?config.auth0.verifier.audiences, "accepting tokens");
+    }
+    tracing::info!(listener = "data", address = %data.local_addr()?, "listening");
+    if let Some(admin) = admin {
+        tracing::info!(listener = "admin", address = %admin.local_addr()?, "listening");
+    }
+    Ok(())
+}
+
+async fn announce_ready(mut complete: watch::Receiver<bool>) {
+    while complete.wait_for(|complete| *complete).await.is_ok() {
+        tracing::info!("ready");
+        if complete.wait_for(|complete| !*complete).await.is_err() {
+            return;
+        }
+        tracing::error!("not ready: keys are missing");
+    }
+}
+
+/// How the process was asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Interrupt,
+    Terminate,
+}
+
+impl Stop {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+        }
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.terminate.recv() => Stop::Terminate,
+        }
+    }
+}

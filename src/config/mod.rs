@@ -1,0 +1,343 @@
+//! The configuration: flags, environment and file become one [`Config`] of the core's own types.
+//!
+//! Everything is parsed once, every problem is collected, and nothing is checked again later.
+
+mod auth0;
+mod network;
+mod reader;
+mod rules;
+mod sources;
+mod units;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use http::header::HeaderName;
+use ipnet::IpNet;
+
+pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
+pub use network::{Limits, Timeouts, UpstreamAddress};
+pub use reader::Problem;
+pub use sources::{Environment, Overrides};
+
+use crate::claims::ClaimPath;
+use crate::identity::IdentitySettings;
+use crate::policy::{Policy, Requirement, Route};
+use crate::headers::{ManagedNames, may_carry_identity};
+use reader::{Problems, Section};
+use sources::Sources;
+
+/// The most that is read of a configuration file: far more than the largest rule set.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A complete, valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where probes connect; `None` for `"off"`.
+    pub admin: Option<SocketAddr>,
+    /// Where requests go.
+    pub upstream: UpstreamAddress,
+    /// Worker threads.
+    pub workers: NonZeroUsize,
+    /// How to log.
+    pub logging: Logging,
+    /// Whose tokens are accepted.
+    pub auth0: Auth0,
+    /// What the upstream is told of the caller.
+    pub identity: IdentitySettings,
+    /// Request headers that a client can never send to the upstream.
+    pub managed: ManagedNames,
+    /// The rules.
+    pub policy: Policy,
+    /// The routes as configured, for people to read.
+    pub routes: Vec<Route>,
+    /// `[require]` as configured.
+    pub require: Requirement,
+    /// Whether requests that no route matches are denied.
+    pub deny_unmatched: bool,
+    /// Peers whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Patience.
+    pub timeouts: Timeouts,
+}
+
+/// Log filter and format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// A `tracing` filter.
+    pub filter: String,
+    /// The format.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What loading found.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration, or every error.
+    pub config: Result<Config, Vec<Problem>>,
+    /// What is doubtful.
+    pub warnings: Vec<Problem>,
+    /// Where two sources disagreed and which won.
+    pub notes: Vec<String>,
+}
+
+/// Loads the configuration. `file` is `--config` or `AUTHGATE_CONFIG`, if set.
+#[must_use]
+pub fn load(file: Option<&Path>, overrides: &Overrides, environment: Environment<'_>) -> Loaded {
+    let mut problems = Problems::default();
+    let table = file.map_or_else(|| Ok(toml::Table::new()), read_file);
+    let table = table.unwrap_or_else(|problem| {
+        problems.errors.push(problem);
+        toml::Table::new()
+    });
+    // A file that cannot be read must not be followed by complaints about what it would have held.
+    if !problems.errors.is_empty() {
+        return Loaded {
+            config: Err(problems.errors),
+            warnings: problems.warnings,
+            notes: Vec::new(),
+        };
+    }
+    let mut sources = Sources::new(environment);
+    let config = read(Section::root(table), overrides, &mut sources, &mut problems);
+    let config = match config {
+        Some(config) if problems.errors.is_empty() => Ok(config),
+        _ => Err(problems.errors),
+    };
+    Loaded {
+        config,
+        warnings: problems.warnings,
+        notes: sources.notes,
+    }
+}
+
+/// The path of the configuration file: the flag, or else `AUTHGATE_CONFIG`.
+#[must_use]
+pub fn file_path(flag: Option<&Path>, environment: Environment<'_>) -> Option<std::path::PathBuf> {
+    flag.map(Path::to_owned).or_else(|| {
+        let value = environment("AUTHGATE_CONFIG")?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.into())
+    })
+}
+
+fn read_file(path: &Path) -> Result<toml::Table, Problem> {
+    let problem = |message: String| Problem {
+        path: path.display().to_string(),
+        message,
+    };
+    let metadata = std::fs::metadata(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(problem("is larger than 4 MiB".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    text.parse().map_err(|error: toml::de::Error| problem(format!("is not TOML: {error}")))
+}
+
+fn read(
+    mut root: Section,
+    overrides: &Overrides,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Option<Config> {
+    let listen = sources
+        .top_level("listen", overrides.listen.as_ref(), "AUTHGATE_LISTEN", &mut root, problems)
+        .map_or(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))), |value| network::listen_address(&value, problems));
+    let admin = sources
+        .top_level("admin", overrides.admin.as_ref(), "AUTHGATE_ADMIN", &mut root, problems)
+        .map_or(Some(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))), |value| network::admin_address(&value, problems));
+    let upstream = sources
+        .top_level("upstream", overrides.upstream.as_ref(), "AUTHGATE_UPSTREAM", &mut root, problems)
+        .map_or(Some(default_upstream()), |value| network::upstream(&value, problems));
+    let workers = workers(&mut root, overrides, sources, problems);
+    let logging = logging(&mut root, overrides, sources, problems);
+    if let (Some(listen), Some(upstream)) = (listen, &upstream) {
+        network::check_loop(listen, upstream, problems);
+        if admin == Some(Some(listen)) && listen.port() != 0 {
+            problems.error("admin", format!("is the same address as listen ({listen})"));
+        }
+    }
+    let deny_unmatched = root
+        .choice("unmatched", problems, &[("authenticated", false), ("deny", true)])
+        .unwrap_or(false);
+    let trusted_proxies = network::trusted_proxies(&mut root, problems);
+    let limits = network::limits(root.section("limits", problems), problems);
+    let timeouts = network::timeouts(root.section("timeouts", problems), problems);
+    let auth0::Read { auth0, claim_names } = auth0::read(root.section("auth0", problems), sources, problems);
+    let (identity, managed) = identity(root.section("identity", problems), problems);
+    let require = rules::requirement(root.section("require", problems), &claim_names, problems);
+    let routes: Vec<Route> = root
+        .sections("route", problems)
+        .into_iter()
+        .filter_map(|section| rules::route(section, &claim_names, problems))
+        .collect();
+    let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
+        .map_err(|error| problems.error(format!("route[{}]", error.second), error.to_string()))
+        .ok();
+    later_releases(&mut root, problems);
+    root.finish(problems);
+    let mut auth0 = auth0?;
+    auth0.verifier.max_token_bytes = limits.token_bytes;
+    Some(Config {
+        listen: listen?,
+        admin: admin?,
+        upstream: upstream?,
+        workers,
+        logging,
+        auth0,
+        identity: identity?,
+        managed,
+        policy: policy?,
+        routes,
+        require,
+        deny_unmatched,
+        trusted_proxies,
+        limits,
+        timeouts,
+    })
+}
+
+/// Where Mastra listens.
+fn default_upstream() -> UpstreamAddress {
+    UpstreamAddress::Http {
+        host: "127.0.0.1".to_owned(),
+        port: 4111,
+    }
+}
+
+/// `"auto"` follows the CPU limit of the container: the standard library reads cgroup quotas.
+fn workers(root: &mut Section, overrides: &Overrides, sources: &mut Sources<'_>, problems: &mut Problems) -> NonZeroUsize {
+    // The file may hold a bare number.
+    let file_number = match root.take("workers") {
+        Some(toml::Value::Integer(number)) => Some(toml::Value::String(number.to_string())),
+        other => other,
+    };
+    let mut file = Section::root(file_number.map(|value| ("workers".to_owned(), value)).into_iter().collect());
+    sources
+        .top_level("workers", overrides.workers.as_ref(), "AUTHGATE_WORKERS", &mut file, problems)
+        .and_then(|value| network::workers(&value, problems))
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
+}
+
+fn logging(root: &mut Section, overrides: &Overrides, sources: &mut Sources<'_>, problems: &mut Problems) -> Logging {
+    let filter = sources
+        .top_level("log", overrides.log.as_ref(), "AUTHGATE_LOG", root, problems)
+        .map(|setting| {
+            if let Err(error) = setting.value.parse::<tracing_subscriber::EnvFilter>() {
+                problems.error(&setting.source, format!("{:?} is not a log filter: {error}", setting.value));
+            }
+            setting.value
+        });
+    let format = sources
+        .top_level("log_format", overrides.log_format.as_ref(), "AUTHGATE_LOG_FORMAT", root, problems)
+        .and_then(|setting| match setting.value.as_str() {
+            "auto" => Some(LogFormat::Auto),
+            "json" => Some(LogFormat::Json),
+            "text" => Some(LogFormat::Text),
+            other => {
+                problems.error(&setting.source, format!("is {other:?}; write \"auto\", \"text\" or \"json\""));
+                None
+            }
+        });
+    Logging {
+        filter: filter.unwrap_or_else(|| "info".to_owned()),
+        format: format.unwrap_or(LogFormat::Auto),
+    }
+}
+
+/// Reads `[identity]`.
+fn identity(mut section: Section, problems: &mut Problems) -> (Option<IdentitySettings>, ManagedNames) {
+    let subject_header = match header(&mut section, "subject_header", problems) {
+        Ok(name) => Some(name.unwrap_or(HeaderName::from_static("x-forwarded-user"))),
+        Err(()) => None,
+    };
+    let claims_header = header(&mut section, "claims_header", problems).ok().flatten();
+    let forward_authorization = section.boolean("forward_authorization", problems).unwrap_or(false);
+    let strip_path = section.path_of("strip");
+    let strip = section.strings("strip", problems).unwrap_or_else(|| {
+        ["x-mastra-dev-playground", "x-mastra-client-type", "x-mastra-public-host"].map(str::to_owned).to_vec()
+    });
+    let strip: Vec<HeaderName> = strip
+        .iter()
+        .filter_map(|name| parse_header(&strip_path, name, problems))
+        .collect();
+    let headers_path = section.path_of("headers");
+    let mut headers = Vec::new();
+    match section.take("headers") {
+        None => {}
+        Some(toml::Value::Table(table)) => {
+            for (name, claim) in table {
+                let path = format!("{headers_path}.{name:?}");
+                let claim: Option<ClaimPath> = rules::claim_path(&path, claim, problems);
+                if let (Some(name), Some(claim)) = (parse_identity_header(&path, &name, problems), claim) {
+                    headers.push((name, claim));
+                }
+            }
+        }
+        Some(other) => problems.error(&headers_path, format!("is {}; write header = \"claim\" lines", reader::type_name(&other))),
+    }
+    section.finish(problems);
+    let settings = subject_header.map(|subject_header| IdentitySettings {
+        subject_header,
+        claims_header,
+        headers,
+        forward_authorization,
+    });
+    let names: Vec<HeaderName> = settings.iter().flat_map(IdentitySettings::names).cloned().collect();
+    for (place, name) in names.iter().enumerate() {
+        if names.iter().take(place).any(|other| ManagedNames::alike(other, name)) {
+            problems.error("identity", format!("{name} is used for two headers"));
+        }
+    }
+    (settings, ManagedNames::new(names.iter().chain(&strip)))
+}
+
+fn header(section: &mut Section, key: &'static str, problems: &mut Problems) -> Result<Option<HeaderName>, ()> {
+    let path = section.path_of(key);
+    match section.string(key, problems) {
+        None => Ok(None),
+        Some(name) => parse_identity_header(&path, &name, problems).map(Some).ok_or(()),
+    }
+}
+
+fn parse_identity_header(path: &str, name: &str, problems: &mut Problems) -> Option<HeaderName> {
+    let name = parse_header(path, name, problems)?;
+    if may_carry_identity(&name) {
+        Some(name)
+    } else {
+        problems.error(path, format!("{name} has a meaning in HTTP and cannot carry identity; choose one such as \"x-forwarded-user\""));
+        None
+    }
+}
+
+fn parse_header(path: &str, name: &str, problems: &mut Problems) -> Option<HeaderName> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
+    if parsed.is_none() {
+        problems.error(path, format!("{name:?} is not a header name"));
+    }
+    parsed
+}
+
+/// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
+fn later_releases(root: &mut Section, problems: &mut Problems) {
+    for key in ["upstream_protocol", "public_url", "token_sources", "cors", "streams", "tls", "resource"] {
+        root.not_supported_yet(key, problems);
+    }
+}

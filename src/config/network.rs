@@ -1,0 +1,231 @@
+//! Where to listen, where to forward to, and the limits and timeouts on the way.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use ipnet::IpNet;
+
+use super::reader::{Problems, Section};
+use super::sources::Sourced;
+use super::units;
+
+/// Where requests are forwarded to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamAddress {
+    /// `http://HOST:PORT`
+    Http {
+        /// A host name or an address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `https://HOST:PORT`
+    Https {
+        /// A host name or an address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// `unix:/path/to.sock`
+    Unix(PathBuf),
+}
+
+/// `[limits]`: the most of everything that a client decides on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// All header fields of a request together, in bytes.
+    pub header_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// The request target, in bytes.
+    pub uri_bytes: usize,
+    /// A bearer token, in bytes.
+    pub token_bytes: usize,
+    /// A request body, in bytes; `None` leaves it to the upstream.
+    pub body_bytes: Option<usize>,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+/// `[timeouts]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a client to send a request head.
+    pub header: Duration,
+    /// For a connection between requests.
+    pub idle: Duration,
+    /// For a connection to the upstream.
+    pub connect: Duration,
+    /// For the upstream to begin its answer.
+    pub response_header: Duration,
+    /// After SIGTERM: how long connections are still accepted.
+    pub linger: Duration,
+    /// After SIGTERM or SIGINT: how long running requests may go on.
+    pub drain: Duration,
+}
+
+impl std::fmt::Display for UpstreamAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Http { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Https { host, port } => write!(f, "https://{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whether a host is this machine itself.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// `ADDRESS:PORT`, `:PORT` or `localhost:PORT`.
+pub(super) fn listen_address(setting: &Sourced, problems: &mut Problems) -> Option<SocketAddr> {
+    let Sourced { value, source } = setting;
+    let every_interface = value.strip_prefix(':').map(|port| format!("0.0.0.0:{port}"));
+    let loopback = value.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let text = every_interface.or(loopback).unwrap_or_else(|| value.clone());
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        problems.error(source, format!("{value:?} is not an address; write one such as \"0.0.0.0:8080\" or \"[::]:8080\""));
+    }
+    parsed
+}
+
+/// The admin listener's address; `Some(None)` for `"off"`.
+pub(super) fn admin_address(setting: &Sourced, problems: &mut Problems) -> Option<Option<SocketAddr>> {
+    if setting.value == "off" {
+        return Some(None);
+    }
+    listen_address(setting, problems).map(Some)
+}
+
+/// `"auto"` or a number of threads.
+pub(super) fn workers(setting: &Sourced, problems: &mut Problems) -> Option<NonZeroUsize> {
+    /// More threads than this is a slip of the finger; each has its own pool of connections.
+    const MOST: usize = 256;
+    if setting.value == "auto" {
+        return None;
+    }
+    let parsed = setting.value.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MOST);
+    if parsed.is_none() {
+        problems.error(&setting.source, format!("{:?}: write \"auto\" or a number from 1 to {MOST}", setting.value));
+    }
+    parsed
+}
+
+/// `http://`, `https://` or `unix:`, without path or query.
+pub(super) fn upstream(setting: &Sourced, problems: &mut Problems) -> Option<UpstreamAddress> {
+    let Sourced { value, source } = setting;
+    if let Some(path) = value.strip_prefix("unix:") {
+        if !path.starts_with('/') {
+            problems.error(source, format!("{value:?}: write unix: and an absolute path, such as \"unix:/run/agent.sock\""));
+            return None;
+        }
+        return Some(UpstreamAddress::Unix(PathBuf::from(path)));
+    }
+    let refuse = |problems: &mut Problems, why: &str| {
+        problems.error(source, format!("{value:?} {why}; write one such as \"http://127.0.0.1:4111\", \"https://agent.internal\" or \"unix:/run/agent.sock\""));
+        None
+    };
+    let Ok(uri) = value.parse::<Uri>() else {
+        return refuse(problems, "is not a URL");
+    };
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return refuse(problems, "has no scheme");
+    };
+    if authority.as_str().contains('@') {
+        return refuse(problems, "holds user information");
+    }
+    if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
+        return refuse(problems, "has a path or query, but requests are forwarded with the path that the client sent");
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let has_port_text = authority.as_str().len() > authority.host().len();
+    if host.is_empty() || (has_port_text && authority.port_u16().is_none_or(|port| port == 0)) {
+        return refuse(problems, "has no usable host and port");
+    }
+    match scheme {
+        "http" => Some(UpstreamAddress::Http { host, port: authority.port_u16().unwrap_or(80) }),
+        "https" => Some(UpstreamAddress::Https { host, port: authority.port_u16().unwrap_or(443) }),
+        _ => refuse(problems, "has a scheme that is not supported"),
+    }
+}
+
+/// Refuses to forward to ourselves: every request would go round until something breaks.
+pub(super) fn check_loop(listen: SocketAddr, upstream: &UpstreamAddress, problems: &mut Problems) {
+    let UpstreamAddress::Http { host, port } = upstream else {
+        return;
+    };
+    let host: Option<IpAddr> = match host.as_str() {
+        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        other => other.parse().ok(),
+    };
+    let own = host.is_some_and(|host| {
+        host == listen.ip() || host.is_unspecified() || (host.is_loopback() && listen.ip().is_unspecified())
+    });
+    if own && *port == listen.port() && *port != 0 {
+        problems.error("upstream", format!("is where authgate itself listens ({listen}): move the agent or authgate to another port"));
+    }
+}
+
+/// Addresses or networks whose `X-Forwarded-*` headers are believed.
+pub(super) fn trusted_proxies(section: &mut Section, problems: &mut Problems) -> Vec<IpNet> {
+    let path = section.path_of("trusted_proxies");
+    let list = section.strings("trusted_proxies", problems).unwrap_or_default();
+    let mut networks = Vec::new();
+    for text in list {
+        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        match network {
+            Some(network) => networks.push(network),
+            None => problems.error(&path, format!("{text:?} is not a network; write one such as \"10.0.0.0/8\"")),
+        }
+    }
+    networks
+}
+
+/// Reads `[limits]`.
+pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
+    /// A head must fit one request line and a token of a few kilobytes.
+    const LEAST_HEADER_BYTES: usize = 8 * 1024;
+    let header_path = section.path_of("header_bytes");
+    let limits = Limits {
+        header_bytes: section.size("header_bytes", problems).unwrap_or(64 * 1024),
+        headers: section.count("headers", problems).unwrap_or(100),
+        uri_bytes: section.size("uri_bytes", problems).unwrap_or(16 * 1024),
+        token_bytes: section.size("token_bytes", problems).unwrap_or(16 * 1024),
+        body_bytes: section.word_or("body_bytes", "off", problems, units::size, units::SIZE_FORM).flatten(),
+        connections: section.count("connections", problems).unwrap_or(10_000),
+    };
+    if limits.header_bytes < LEAST_HEADER_BYTES {
+        problems.error(header_path, "is less than 8KiB, too little for a request with a token");
+    }
+    section.finish(problems);
+    limits
+}
+
+/// Reads `[timeouts]`.
+pub(super) fn timeouts(mut section: Section, problems: &mut Problems) -> Timeouts {
+    let mut duration = |key, seconds| {
+        let path = section.path_of(key);
+        let value = section.duration(key, problems).unwrap_or(Duration::from_secs(seconds));
+        if value.is_zero() && key != "linger" {
+            problems.error(path, "must be more than zero");
+        }
+        value
+    };
+    let timeouts = Timeouts {
+        header: duration("header", 10),
+        idle: duration("idle", 75),
+        connect: duration("connect", 5),
+        response_header: duration("response_header", 300),
+        linger: duration("linger", 5),
+        drain: duration("drain", 25),
+    };
+    section.finish(problems);
+    timeouts
+}

@@ -1,0 +1,275 @@
+//! Reads a TOML document key by key and collects every problem with its path, so that a person can
+//! mend a file in one go. A key that nobody asked for is a problem too.
+
+use std::fmt;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::units;
+
+/// Something wrong, or doubtful, in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where: a TOML path such as `auth0.keys.refresh`, or the name of a variable or flag.
+    pub path: String,
+    /// What is wrong, and how to mend it.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Everything that was found while reading.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    pub(super) errors: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+impl Problems {
+    pub(super) fn error(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        let (path, message) = (path.into(), message.into());
+        self.errors.push(Problem { path, message });
+    }
+
+    pub(super) fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        let (path, message) = (path.into(), message.into());
+        self.warnings.push(Problem { path, message });
+    }
+}
+
+/// One table of the document. Keys are taken out as they are read; [`Section::finish`] reports what
+/// is left.
+#[derive(Debug)]
+pub(super) struct Section {
+    path: String,
+    table: Table,
+    known: Vec<&'static str>,
+}
+
+impl Section {
+    pub(super) const fn root(table: Table) -> Self {
+        Self {
+            path: String::new(),
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    /// The full path of a key of this table.
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    /// Takes a value out, whatever its type.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    /// Takes a table out; an absent one is empty.
+    pub(super) fn section(&mut self, key: &'static str, problems: &mut Problems) -> Self {
+        let path = self.path_of(key);
+        let table = match self.take(key) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(other) => {
+                problems.error(&path, format!("is {}, not a table", type_name(&other)));
+                Table::new()
+            }
+        };
+        Self::at(path, table)
+    }
+
+    /// Takes an array of tables out; an absent one is empty.
+    pub(super) fn sections(&mut self, key: &'static str, problems: &mut Problems) -> Vec<Self> {
+        let path = self.path_of(key);
+        let items = match self.take(key) {
+            None => return Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                problems.error(&path, format!("is {}; write [[{key}]]", type_name(&other)));
+                return Vec::new();
+            }
+        };
+        let mut sections = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            match item {
+                Value::Table(table) => sections.push(Self::at(path, table)),
+                other => problems.error(path, format!("is {}, not a table", type_name(&other))),
+            }
+        }
+        sections
+    }
+
+    /// A table that stands somewhere in the document.
+    pub(super) const fn at(path: String, table: Table) -> Self {
+        Self {
+            path,
+            table,
+            known: Vec::new(),
+        }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Takes a string out. An empty one counts as not set.
+    pub(super) fn string(&mut self, key: &'static str, problems: &mut Problems) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+            other => {
+                problems.error(self.path_of(key), format!("is {}, not a string", type_name(&other)));
+                None
+            }
+        }
+    }
+
+    /// Takes a string or an array of strings out.
+    pub(super) fn strings(&mut self, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        strings(&self.path_of(key), value, problems)
+    }
+
+    pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
+        match self.take(key)? {
+            Value::Boolean(value) => Some(value),
+            other => {
+                problems.error(self.path_of(key), format!("is {}; write true or false", type_name(&other)));
+                None
+            }
+        }
+    }
+
+    /// Takes a positive whole number out.
+    pub(super) fn count(&mut self, key: &'static str, problems: &mut Problems) -> Option<usize> {
+        let value = self.take(key)?;
+        let count = match &value {
+            Value::Integer(number) => usize::try_from(*number).ok().filter(|count| *count > 0),
+            _ => None,
+        };
+        if count.is_none() {
+            problems.error(self.path_of(key), format!("is {value}; write a whole number from 1 on"));
+        }
+        count
+    }
+
+    pub(super) fn duration(&mut self, key: &'static str, problems: &mut Problems) -> Option<Duration> {
+        self.parsed(key, problems, units::duration, units::DURATION_FORM)
+    }
+
+    pub(super) fn size(&mut self, key: &'static str, problems: &mut Problems) -> Option<usize> {
+        self.parsed(key, problems, units::size, units::SIZE_FORM)
+    }
+
+    /// Takes a value out that is one word, such as `"off"`, or else has another form. `None` when
+    /// absent or wrong, `Some(None)` for the word.
+    pub(super) fn word_or<T>(
+        &mut self,
+        key: &'static str,
+        word: &str,
+        problems: &mut Problems,
+        parse: fn(&str) -> Option<T>,
+        form: &str,
+    ) -> Option<Option<T>> {
+        if self.table.get(key).and_then(Value::as_str) == Some(word) {
+            self.take(key);
+            return Some(None);
+        }
+        let form = format!("{form}, or \"{word}\"");
+        self.parsed(key, problems, parse, &form).map(Some)
+    }
+
+    /// Takes one of several words out.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let text = self.string(key, problems)?;
+        let chosen = choices.iter().find(|(word, _)| *word == text);
+        if chosen.is_none() {
+            let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+            problems.error(self.path_of(key), format!("is {text:?}; write {}", words.join(" or ")));
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
+    /// Refuses a key that belongs to a later release. Ignoring it would promise what is not kept.
+    pub(super) fn not_supported_yet(&mut self, key: &'static str, problems: &mut Problems) {
+        if self.take(key).is_some() {
+            problems.error(self.path_of(key), "is not supported yet; remove it");
+        }
+    }
+
+    /// Reports every key that was not read.
+    pub(super) fn finish(self, problems: &mut Problems) {
+        for key in self.table.keys() {
+            problems.error(
+                self.path_of(key),
+                format!("unknown key; known here: {}", self.known.join(", ")),
+            );
+        }
+    }
+
+    fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+        parse: fn(&str) -> Option<T>,
+        form: &str,
+    ) -> Option<T> {
+        let value = self.take(key)?;
+        let parsed = value.as_str().and_then(parse);
+        if parsed.is_none() {
+            problems.error(self.path_of(key), format!("is {value}; write {form}"));
+        }
+        parsed
+    }
+}
+
+/// A string, or an array of strings.
+pub(super) fn strings(path: &str, value: Value, problems: &mut Problems) -> Option<Vec<String>> {
+    match value {
+        Value::String(one) => Some(vec![one]),
+        Value::Array(items) => {
+            let mut list = Vec::new();
+            for (index, item) in items.into_iter().enumerate() {
+                match item {
+                    Value::String(text) => list.push(text),
+                    other => problems.error(
+                        format!("{path}[{index}]"),
+                        format!("is {}, not a string", type_name(&other)),
+                    ),
+                }
+            }
+            Some(list)
+        }
+        other => {
+            problems.error(path, format!("is {}; write a string or a list of strings", type_name(&other)));
+            None
+        }
+    }
+}
+
+pub(super) const fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::Boolean(_) => "a boolean",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,287 @@
+//! `[require]` and `[[route]]` become conditions and routes.
+
+use serde_json::Number;
+use toml::Value;
+
+use super::reader::{Problems, Section, strings, type_name};
+use crate::claims::ClaimPath;
+use crate::policy::{Access, ClaimTest, Condition, ListMode, Methods, Pattern, Requirement, Route, Scalar};
+use crate::token::SubjectKind;
+
+/// The claims that `roles` and `permissions` look at.
+#[derive(Debug)]
+pub(super) struct ClaimNames {
+    pub(super) roles: Option<String>,
+    pub(super) permissions: String,
+}
+
+/// Reads `[require]`.
+pub(super) fn requirement(mut section: Section, names: &ClaimNames, problems: &mut Problems) -> Requirement {
+    let shadow = section.boolean("shadow", problems).unwrap_or(false);
+    Requirement {
+        condition: condition(section, names, problems),
+        shadow,
+    }
+}
+
+/// Reads one `[[route]]`; `None` when it has no usable path.
+pub(super) fn route(mut section: Section, names: &ClaimNames, problems: &mut Problems) -> Option<Route> {
+    let pattern = match section.string("path", problems) {
+        None => {
+            problems.error(section.path_of("path"), "is missing: a route needs a path such as \"/api/**\"");
+            None
+        }
+        Some(source) => Pattern::parse(&source)
+            .map_err(|error| problems.error(section.path_of("path"), format!("{source:?}: {error}")))
+            .ok(),
+    };
+    let methods = methods(&mut section, problems);
+    let shadow = section.boolean("shadow", problems).unwrap_or(false);
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        Authenticated,
+        Deny,
+        Public,
+    }
+    let word = section
+        .choice("access", problems, &[
+            ("authenticated", Word::Authenticated),
+            ("public", Word::Public),
+            ("deny", Word::Deny),
+        ])
+        .unwrap_or(Word::Authenticated);
+    if word != Word::Authenticated && section.has("require") {
+        problems.error(section.path_of("require"), "makes no sense beside access = \"public\" or \"deny\": remove one of them");
+    }
+    let require = condition(section.section("require", problems), names, problems);
+    let access = match word {
+        Word::Authenticated => Access::Authenticated(require),
+        Word::Deny => Access::Deny,
+        Word::Public => Access::Public,
+    };
+    section.finish(problems);
+    Some(Route {
+        pattern: pattern?,
+        methods,
+        access,
+        shadow,
+    })
+}
+
+fn methods(section: &mut Section, problems: &mut Problems) -> Methods {
+    let path = section.path_of("methods");
+    match section.strings("methods", problems) {
+        None => Methods::Remaining,
+        Some(list) => {
+            if list.is_empty() {
+                problems.error(&path, "is empty, so the route would never match: remove the key to take all methods");
+            }
+            for method in &list {
+                if http::Method::from_bytes(method.as_bytes()).is_err() {
+                    problems.error(&path, format!("{method:?} is not an HTTP method"));
+                } else if *method != method.to_ascii_uppercase() {
+                    problems.error(&path, format!("methods are case-sensitive, so {method:?} would never match: write {:?}", method.to_ascii_uppercase()));
+                }
+            }
+            Methods::Only(list)
+        }
+    }
+}
+
+/// Reads a condition table: all its keys must hold.
+fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) -> Condition {
+    use ListMode::{All, Any};
+    let mut parts = Vec::new();
+    for (key, mode) in [("scopes", All), ("any_scope", Any)] {
+        parts.extend(list(&mut section, key, problems).map(|needed| Condition::Scopes(mode, needed)));
+    }
+    for (key, mode) in [("permissions", All), ("any_permission", Any)] {
+        let claim = ClaimPath::name(&names.permissions);
+        parts.extend(list(&mut section, key, problems).map(|needed| Condition::List(claim, mode, needed)));
+    }
+    for (key, mode) in [("roles", All), ("any_role", Any)] {
+        let path = section.path_of(key);
+        let Some(needed) = list(&mut section, key, problems) else {
+            continue;
+        };
+        match &names.roles {
+            Some(claim) => parts.push(Condition::Roles(ClaimPath::name(claim), mode, needed)),
+            None => problems.error(path, "needs auth0.roles_claim, the claim that an Auth0 Action puts roles in, e.g. \"https://your-app.com/roles\""),
+        }
+    }
+    if let Some(accepted) = list(&mut section, "organizations", problems) {
+        for name in accepted.iter().filter(|name| !name.starts_with("org_")) {
+            problems.warning(section.path_of("organizations"), format!("{name:?} looks like an organization's name; org_id holds its id, such as \"org_…\""));
+        }
+        parts.push(Condition::Organizations(accepted));
+    }
+    parts.extend(list(&mut section, "clients", problems).map(Condition::Clients));
+    parts.extend(list(&mut section, "subjects", problems).map(Condition::Subjects));
+    let kinds = [SubjectKind::User, SubjectKind::Machine, SubjectKind::Anonymous];
+    let kinds = kinds.map(|kind| (kind.name(), kind));
+    parts.extend(section.choice("subject_kind", problems, &kinds).map(Condition::SubjectKind));
+    for claim in section.sections("claims", problems) {
+        parts.extend(claim_condition(claim, problems));
+    }
+    for (key, combine) in [("any_of", Condition::Any as fn(_) -> _), ("all_of", Condition::All)] {
+        if !section.has(key) {
+            continue;
+        }
+        let path = section.path_of(key);
+        let inner: Vec<Condition> = section
+            .sections(key, problems)
+            .into_iter()
+            .map(|part| nested(part, names, problems))
+            .collect();
+        if inner.is_empty() {
+            problems.error(path, "is empty");
+        }
+        parts.push(combine(inner));
+    }
+    if section.has("not") {
+        let inner = section.section("not", problems);
+        parts.push(Condition::Not(Box::new(nested(inner, names, problems))));
+    }
+    section.finish(problems);
+    match parts.len() {
+        1 => parts.pop().unwrap_or(Condition::All(Vec::new())),
+        _ => Condition::All(parts),
+    }
+}
+
+/// A condition inside another one. An empty table there holds always, which nobody means.
+fn nested(section: Section, names: &ClaimNames, problems: &mut Problems) -> Condition {
+    let path = section.path_of("");
+    let inner = condition(section, names, problems);
+    if inner == Condition::All(Vec::new()) {
+        problems.error(path.trim_end_matches('.'), "is an empty condition");
+    }
+    inner
+}
+
+/// A list that must not be empty: an empty one would hold for everybody, or for nobody.
+fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
+    let path = section.path_of(key);
+    let list = section.strings(key, problems)?;
+    if list.is_empty() {
+        problems.error(&path, "is empty: name at least one value, or remove the key");
+    }
+    if list.iter().any(|value| value.is_empty() || value.trim() != value) {
+        problems.error(&path, "holds an empty value, or one with spaces around it");
+    }
+    let one_word = matches!(key, "scopes" | "any_scope");
+    if one_word && list.iter().any(|value| value.contains(' ')) {
+        problems.error(&path, "holds a value with a space: write one scope per string");
+    }
+    Some(list)
+}
+
+/// Reads `{ claim = …, OPERATOR = … }`, with exactly one operator.
+fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Condition> {
+    let path = section.path_of("claim");
+    let claim = section.take("claim").and_then(|value| claim_path(&path, value, problems));
+    if claim.is_none() {
+        problems.error(&path, "names the claim: a literal name, or a list of names for a claim inside another");
+    }
+    let mut tests = Vec::new();
+    for (key, test) in OPERATORS {
+        let path = section.path_of(key);
+        if let Some(value) = section.take(key) {
+            match test(value) {
+                Ok(test) => tests.push(test),
+                Err(form) => problems.error(path, format!("needs {form}")),
+            }
+        }
+    }
+    let path = section.path_of("");
+    section.finish(problems);
+    if tests.len() != 1 {
+        let names: Vec<&str> = OPERATORS.iter().map(|(name, _)| *name).collect();
+        problems.error(path.trim_end_matches('.'), format!("needs exactly one of {}", names.join(", ")));
+    }
+    Some(Condition::Claim(claim?, tests.pop()?))
+}
+
+/// Reads a literal claim name or an array path, and warns of names that Auth0 drops.
+pub(super) fn claim_path(path: &str, value: Value, problems: &mut Problems) -> Option<ClaimPath> {
+    let is_name = value.is_str();
+    let names = strings(path, value, problems)?;
+    if names.iter().any(String::is_empty) {
+        problems.error(path, "holds an empty name");
+        return None;
+    }
+    match names.first() {
+        Some(name) if is_name => warn_of_restricted_claim(path, name, problems),
+        _ => {}
+    }
+    ClaimPath::nested(names)
+}
+
+/// Auth0 drops these names silently when an Action sets them un-namespaced.
+pub(super) fn warn_of_restricted_claim(path: &str, name: &str, problems: &mut Problems) {
+    if matches!(name, "roles" | "groups") {
+        problems.warning(path, format!("Auth0 silently drops a claim named {name:?}: let the Action set \"https://your-app.com/{name}\" and name that here"));
+    }
+}
+
+type Operator = fn(Value) -> Result<ClaimTest, &'static str>;
+
+const SCALAR: &str = "a string, a number or a boolean";
+const SCALARS: &str = "a list of strings, of numbers or of booleans, all of one type and not empty";
+
+const OPERATORS: [(&str, Operator); 13] = [
+    ("equals", |value| scalar(&value).map(|one| ClaimTest::OneOf(vec![one])).ok_or(SCALAR)),
+    ("one_of", |value| scalars(&value).map(ClaimTest::OneOf).ok_or(SCALARS)),
+    ("contains", |value| scalar(&value).map(|one| ClaimTest::Contains(ListMode::All, vec![one])).ok_or(SCALAR)),
+    ("contains_any", |value| scalars(&value).map(|list| ClaimTest::Contains(ListMode::Any, list)).ok_or(SCALARS)),
+    ("contains_all", |value| scalars(&value).map(|list| ClaimTest::Contains(ListMode::All, list)).ok_or(SCALARS)),
+    ("starts_with", |value| text(value).map(ClaimTest::StartsWith)),
+    ("ends_with", |value| text(value).map(ClaimTest::EndsWith)),
+    ("exists", |value| only_true(&value).map(|()| ClaimTest::Exists)),
+    ("absent", |value| only_true(&value).map(|()| ClaimTest::Absent)),
+    ("lt", |value| number(&value).map(ClaimTest::LessThan)),
+    ("le", |value| number(&value).map(ClaimTest::AtMost)),
+    ("gt", |value| number(&value).map(ClaimTest::GreaterThan)),
+    ("ge", |value| number(&value).map(ClaimTest::AtLeast)),
+];
+
+fn scalar(value: &Value) -> Option<Scalar> {
+    match value {
+        Value::String(text) => Some(Scalar::String(text.clone())),
+        Value::Boolean(truth) => Some(Scalar::Bool(*truth)),
+        _ => number(value).ok().map(Scalar::Number),
+    }
+}
+
+fn scalars(value: &Value) -> Option<Vec<Scalar>> {
+    let items = value.as_array().filter(|items| !items.is_empty())?;
+    let one_type = items.windows(2).all(|pair| match pair {
+        [one, two] => type_name(one) == type_name(two),
+        _ => true,
+    });
+    items.iter().map(scalar).collect::<Option<_>>().filter(|_| one_type)
+}
+
+fn number(value: &Value) -> Result<Number, &'static str> {
+    match value {
+        Value::Integer(number) => Some(Number::from(*number)),
+        Value::Float(number) => Number::from_f64(*number),
+        _ => None,
+    }
+    .ok_or("a number")
+}
+
+/// An empty prefix or suffix would hold for every string.
+fn text(value: Value) -> Result<String, &'static str> {
+    match value {
+        Value::String(text) if !text.is_empty() => Ok(text),
+        _ => Err("a string that is not empty"),
+    }
+}
+
+fn only_true(value: &Value) -> Result<(), &'static str> {
+    match value {
+        Value::Boolean(true) => Ok(()),
+        _ => Err("true; for the opposite there is the other one of exists and absent"),
+    }
+}

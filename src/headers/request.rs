@@ -1,0 +1,308 @@
+//! A request head before the decision (is it sound?) and after it (what does the upstream get?).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::{Method, Version, request};
+
+use super::host::{Host, HostError, effective_host};
+use super::managed::ManagedNames;
+use super::trace::is_traceparent;
+use super::{list_holds, remove_hop_by_hop};
+use crate::identity::Identity;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Why a head is refused before anything is decided. All of these are the client's mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadError {
+    /// Without exactly one well-formed host.
+    Host(HostError),
+    /// `CONNECT` and `TRACE` are not for this gateway (RFC 9110 §9.3.6, §9.3.8).
+    Method,
+    /// A scheme that is neither `http` nor `https`.
+    Scheme,
+    /// A transfer coding other than one `chunked` (RFC 9112 §6.1): the next server may frame it differently.
+    TransferEncoding,
+    /// An upgrade to something else than WebSocket.
+    Upgrade,
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(error) => error.fmt(f),
+            Self::Method => f.write_str("CONNECT and TRACE are not served"),
+            Self::Scheme => f.write_str("the scheme is neither http nor https"),
+            Self::TransferEncoding => f.write_str("Transfer-Encoding is not exactly one \"chunked\""),
+            Self::Upgrade => f.write_str("only upgrades to websocket are served"),
+        }
+    }
+}
+
+impl std::error::Error for HeadError {}
+
+/// Checks what hyper lets pass and a gateway must not.
+///
+/// # Errors
+///
+/// [`HeadError`] names what is wrong.
+pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(HeadError::Method);
+    }
+    if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(HeadError::Scheme);
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let one_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        if !one_chunked || head.headers.contains_key(CONTENT_LENGTH) {
+            return Err(HeadError::TransferEncoding);
+        }
+    }
+    if head.headers.contains_key(UPGRADE) && !is_websocket_upgrade(head) {
+        return Err(HeadError::Upgrade);
+    }
+    effective_host(head).map_err(HeadError::Host)
+}
+
+/// RFC 6455 §4.1: a GET over HTTP/1.1 that asks for `websocket` and nothing else.
+#[must_use]
+pub(crate) fn is_websocket_upgrade(head: &request::Parts) -> bool {
+    let mut protocols = head.headers.get_all(UPGRADE).iter();
+    let only_websocket = protocols.next().is_some_and(|one| one.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && protocols.next().is_none();
+    only_websocket
+        && head.version == Version::HTTP_11
+        && head.method == Method::GET
+        && list_holds(&head.headers, &http::header::CONNECTION, "upgrade")
+}
+
+/// What the upstream is to be told beside the client's own headers.
+#[derive(Debug)]
+pub struct Outbound<'r> {
+    /// The verified caller, if there is one.
+    pub identity: Option<&'r Identity>,
+    /// Whether the upstream gets the token itself.
+    pub forward_authorization: bool,
+    /// The host that was checked.
+    pub host: &'r Host,
+    /// The client's HTTP version.
+    pub version: Version,
+    /// Who is connected.
+    pub peer: Option<IpAddr>,
+    /// Whether that peer is a trusted proxy, so that what it says of its client is extended.
+    pub peer_is_trusted: bool,
+    /// The id of the request.
+    pub request_id: &'r HeaderValue,
+    /// A fresh trace, for a request that has none.
+    pub traceparent: HeaderValue,
+}
+
+/// Turns a client's headers into the upstream's: connection fields and managed names go first, so
+/// that neither a `Connection` line nor a spelling can touch what is set afterwards.
+pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound: Outbound<'_>) {
+    let traceparent = only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
+    let forwarded_for = joined(headers, &X_FORWARDED_FOR);
+    remove_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    if !outbound.forward_authorization {
+        headers.remove(AUTHORIZATION);
+    }
+    let covered: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| managed.covers(name, outbound.peer_is_trusted))
+        .cloned()
+        .collect();
+    for name in covered {
+        headers.remove(name);
+    }
+    join_cookies(headers);
+
+    headers.insert(HOST, outbound.host.value().clone());
+    headers.insert(X_REQUEST_ID, outbound.request_id.clone());
+    if traceparent.is_none() {
+        headers.remove(TRACESTATE);
+    }
+    headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
+    headers.append(VIA, HeaderValue::from_static(match outbound.version {
+        Version::HTTP_2 => "2 authgate",
+        Version::HTTP_10 => "1.0 authgate",
+        _ => "1.1 authgate",
+    }));
+    let forwarded_for = forwarded_for.filter(|_| outbound.peer_is_trusted);
+    set_forwarded(headers, outbound.peer, forwarded_for, outbound.host);
+    for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
+        headers.insert(name.clone(), value.clone());
+    }
+}
+
+/// `X-Forwarded-*`: the peer, behind what a trusted proxy said. What it said of scheme and host stays.
+fn set_forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, before: Option<String>, host: &Host) {
+    let peer = peer.map(|address| address.to_canonical().to_string());
+    let chain = match (before, peer) {
+        (Some(before), Some(peer)) => Some(format!("{before}, {peer}")),
+        (before, peer) => before.or(peer),
+    };
+    if let Some(chain) = chain.and_then(|chain| HeaderValue::try_from(chain).ok()) {
+        headers.insert(X_FORWARDED_FOR, chain);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.value().clone());
+}
+
+fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+/// RFC 9113 §8.2.3: HTTP/2 may split the cookie field; HTTP/1 must not see it split.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
+    if crumbs.len() > 1 {
+        let whole: Vec<u8> = crumbs.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+        if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+            headers.insert(COOKIE, whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HeadError, Host, ManagedNames, Outbound, check_head, rewrite_request};
+    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use http::{Request, Version, request};
+
+    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn host() -> Host {
+        check_head(&head("GET", "/", &[("host", "a.example")])).expect("a sound head")
+    }
+
+    fn rewritten(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
+        let mut headers = head("GET", "/", headers).headers;
+        let host = host();
+        let managed = ManagedNames::new(&[HeaderName::from_static("x-forwarded-user")]);
+        rewrite_request(&mut headers, &managed, Outbound {
+            identity: None,
+            forward_authorization: false,
+            host: &host,
+            version: Version::HTTP_11,
+            peer: Some([10, 0, 0, 9].into()),
+            peer_is_trusted: trusted,
+            request_id: &HeaderValue::from_static("id-1"),
+            traceparent: HeaderValue::from_static("fresh"),
+        });
+        headers
+    }
+
+    fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
+        headers.get_all(name).iter().map(|value| value.to_str().expect("visible")).collect()
+    }
+
+    #[test]
+    fn unsound_heads_are_refused() {
+        let websocket = [("host", "a"), ("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert!(check_head(&head("GET", "/", &websocket)).is_ok());
+        assert!(check_head(&head("POST", "/", &[("host", "a"), ("transfer-encoding", "Chunked")])).is_ok());
+        for (method, uri, headers, expected) in [
+            ("CONNECT", "a.example:443", &[("host", "a")][..], HeadError::Method),
+            ("TRACE", "/", &[("host", "a")], HeadError::Method),
+            ("GET", "ftp://a.example/", &[("host", "a")], HeadError::Scheme),
+            ("POST", "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")], HeadError::TransferEncoding),
+            ("POST", "/", &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], HeadError::TransferEncoding),
+            ("POST", "/", &[("host", "a"), ("transfer-encoding", "identity")], HeadError::TransferEncoding),
+            ("POST", "/", &[("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")], HeadError::TransferEncoding),
+            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "h2c")], HeadError::Upgrade),
+            ("GET", "/", &[("host", "a"), ("upgrade", "websocket")], HeadError::Upgrade),
+            ("POST", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")], HeadError::Upgrade),
+            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], HeadError::Upgrade),
+            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket, h2c")], HeadError::Upgrade),
+        ] {
+            assert_eq!(check_head(&head(method, uri, headers)), Err(expected), "{method} {uri} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_must_not_say_goes_and_the_rest_stays() {
+        let headers = rewritten(&[
+            ("host", "spoofed.example"),
+            ("connection", "close, x-secret, x-forwarded-user"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("proxy-connection", "x"),
+            ("proxy-authorization", "Basic x"),
+            ("authorization", "Bearer x"),
+            ("expect", "100-continue"),
+            ("x-forwarded-user", "admin"),
+            ("X_Forwarded_User", "admin"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-host", "evil.example"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-request-id", "theirs"),
+            ("via", "1.1 front"),
+            ("accept", "a"),
+            ("accept", "b"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+        ], false);
+        for gone in ["connection", "x-secret", "keep-alive", "te", "trailer", "proxy-connection", "proxy-authorization", "authorization", "expect", "x-forwarded-user", "x_forwarded_user", "forwarded"] {
+            assert!(values(&headers, gone).is_empty(), "{gone}");
+        }
+        for (name, expected) in [
+            ("host", &["a.example"][..]),
+            ("x-forwarded-for", &["10.0.0.9"]),
+            ("x-forwarded-host", &["a.example"]),
+            ("x-forwarded-proto", &["http"]),
+            ("x-request-id", &["id-1"]),
+            ("via", &["1.1 front", "1.1 authgate"]),
+            ("accept", &["a", "b"]),
+            ("cookie", &["a=1; b=2"]),
+            ("traceparent", &["fresh"]),
+        ] {
+            assert_eq!(values(&headers, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_extended() {
+        let headers = rewritten(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "public.example"), ("x-forwarded-user", "admin")], true);
+        assert_eq!(values(&headers, "x-forwarded-for"), ["1.2.3.4, 10.0.0.9"]);
+        assert_eq!(values(&headers, "x-forwarded-proto"), ["https"]);
+        assert_eq!(values(&headers, "x-forwarded-host"), ["public.example"]);
+        assert!(values(&headers, "x-forwarded-user").is_empty());
+    }
+
+    #[test]
+    fn a_sound_trace_is_kept_and_an_unsound_one_restarted() {
+        const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let kept = rewritten(&[("traceparent", TRACE), ("tracestate", "v=1")], false);
+        assert_eq!(values(&kept, "traceparent"), [TRACE]);
+        assert_eq!(values(&kept, "tracestate"), ["v=1"]);
+        for unsound in [&[("traceparent", "junk"), ("tracestate", "v=1")][..], &[("traceparent", TRACE), ("traceparent", TRACE), ("tracestate", "v=1")]] {
+            let restarted = rewritten(unsound, false);
+            assert_eq!(values(&restarted, "traceparent"), ["fresh"]);
+            assert!(values(&restarted, "tracestate").is_empty());
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Request ids and W3C trace context: a well-formed one is kept, anything else is replaced.
+
+/// The longest request id that is kept; they end up in logs.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Whether a client's request id may be kept: short, and nothing that a log could trip over.
+#[must_use]
+pub fn is_request_id(text: &[u8]) -> bool {
+    (1..=MAX_REQUEST_ID_BYTES).contains(&text.len())
+        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+}
+
+/// Trace Context §3.2: `version-trace_id-parent_id-flags`, lower-case hex, ids not all zero.
+#[must_use]
+pub fn is_traceparent(text: &[u8]) -> bool {
+    let mut fields = text.splitn(5, |byte| *byte == b'-');
+    let mut field = |length: usize| fields.next().filter(|field| field.len() == length && field.iter().all(is_lower_hex));
+    let (Some(version), Some(trace_id), Some(parent_id), Some(_flags)) = (field(2), field(32), field(16), field(2)) else {
+        return false;
+    };
+    let not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
+    // A later version may append fields; version 00 has none.
+    let nothing_follows = fields.next().is_none();
+    version != b"ff" && (version != b"00" || nothing_follows) && not_zero(trace_id) && not_zero(parent_id)
+}
+
+const fn is_lower_hex(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_request_id, is_traceparent};
+
+    #[test]
+    fn request_ids() {
+        for good in ["a", "req-1_2.3", "0f8fad5b-d9cb-469f-a165-70867728950e"] {
+            assert!(is_request_id(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "a b", "a\"b", "a\u{e9}", "{}", "a/b"] {
+            assert!(!is_request_id(bad.as_bytes()), "{bad}");
+        }
+        assert!(is_request_id(&[b'a'; 128]));
+        assert!(!is_request_id(&[b'a'; 129]));
+    }
+
+    #[test]
+    fn traceparents() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        const PARENT: &str = "b7ad6b7169203331";
+        for (text, expected) in [
+            (format!("00-{TRACE}-{PARENT}-01"), true),
+            (format!("cc-{TRACE}-{PARENT}-01-what-ever"), true),
+            (format!("00-{TRACE}-{PARENT}-01-x"), false),
+            (format!("ff-{TRACE}-{PARENT}-01"), false),
+            (format!("00-{}-{PARENT}-01", "0".repeat(32)), false),
+            (format!("00-{TRACE}-{}-01", "0".repeat(16)), false),
+            (format!("00-{}-{PARENT}-01", TRACE.to_uppercase()), false),
+            (format!("00-{TRACE}-{PARENT}"), false),
+            (format!("00-{TRACE}-{PARENT}-1"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_traceparent(text.as_bytes()), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One bounded read of a JWK Set, over TLS, from a loopback address, or from a file.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tower_service::Service as _;
+
+use crate::config::KeySource;
+use crate::jose::MAX_DOCUMENT_BYTES;
+
+/// Reads key sets.
+#[derive(Clone)]
+pub struct Fetcher {
+    tls: Arc<ClientConfig>,
+    proxies: Arc<Matcher>,
+    timeout: Duration,
+}
+
+/// Why a key set could not be read.
+#[derive(Debug)]
+pub enum FetchError {
+    /// The file cannot be read.
+    File(std::io::Error),
+    /// The connection failed, or broke.
+    Http(hyper::Error),
+    /// The host could not be reached, directly or through a proxy.
+    Connect(String),
+    /// The proxy's own URL is not usable.
+    Proxy(String),
+    /// Another status than 200. Redirects are not followed: keys come from the configured place.
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// When the server wants to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// It took longer than `auth0.keys.timeout`.
+    Timeout(Duration),
+    /// The TLS handshake failed.
+    Tls(std::io::Error),
+    /// More than [`MAX_DOCUMENT_BYTES`].
+    TooLarge,
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => write!(f, "cannot read the file: {error}"),
+            Self::Http(error) => write!(f, "HTTP: {error}"),
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Proxy(error) => write!(f, "proxy: {error}"),
+            Self::Status { status, .. } if status.is_redirection() => {
+                write!(f, "status {status}: redirects are not followed")
+            }
+            Self::Status { status, .. } => write!(f, "status {status}"),
+            Self::Timeout(limit) => write!(f, "no complete answer within {limit:?}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::TooLarge => write!(f, "more than {MAX_DOCUMENT_BYTES} bytes"),
+        }
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+impl FetchError {
+    /// When the server wants to be asked again.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Fetcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fetcher").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl Fetcher {
+    /// A fetcher that takes at most `timeout` for everything. `HTTPS_PROXY` and `NO_PROXY` apply.
+    #[must_use]
+    pub fn new(tls: Arc<ClientConfig>, timeout: Duration) -> Self {
+        Self {
+            tls,
+            proxies: Arc::new(Matcher::from_env()),
+            timeout,
+        }
+    }
+
+    /// Reads the document.
+    ///
+    /// # Errors
+    ///
+    /// [`FetchError`] says which step failed.
+    pub async fn fetch(&self, source: &KeySource) -> Result<Bytes, FetchError> {
+        let reading = async {
+            match source {
+                KeySource::File(path) => read_file(path).await,
+                KeySource::Url(url) => self.get(url).await,
+            }
+        };
+        tokio::time::timeout(self.timeout, reading)
+            .await
+            .map_err(|_| FetchError::Timeout(self.timeout))?
+    }
+
+    async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
+        if url.scheme_str() == Some("http") {
+            // Loopback only, as configuration has checked; never through a proxy.
+            return get_over(connect(url).await?, url).await;
+        }
+        let stream = match self.proxies.intercept(url) {
+            None => connect(url).await?,
+            Some(proxy) => {
+                if proxy.uri().scheme_str() != Some("http") {
+                    return Err(FetchError::Proxy("only http:// proxies are supported".to_owned()));
+                }
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), HttpConnector::new());
+                if let Some(credentials) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(credentials.clone());
+                }
+                tunnel
+                    .call(with_port(url)?)
+                    .await
+                    .map_err(|error| FetchError::Proxy(error.to_string()))?
+            }
+        };
+        let name = ServerName::try_from(bare_host(url).to_owned())
+            .map_err(|error| FetchError::Connect(error.to_string()))?;
+        let stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(name, stream.into_inner())
+            .await
+            .map_err(FetchError::Tls)?;
+        get_over(TokioIo::new(stream), url).await
+    }
+}
+
+/// The tunnel asks the proxy for exactly this authority, so the port must be said.
+fn with_port(url: &Uri) -> Result<Uri, FetchError> {
+    let port = url.port_u16().unwrap_or(443);
+    let host = url.host().unwrap_or_default();
+    format!("https://{host}:{port}/")
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| FetchError::Connect(error.to_string()))
+}
+
+async fn connect(url: &Uri) -> Result<TokioIo<tokio::net::TcpStream>, FetchError> {
+    let default_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+    let port = url.port_u16().unwrap_or(default_port);
+    let stream = tokio::net::TcpStream::connect((bare_host(url), port))
+        .await
+        .map_err(|error| FetchError::Connect(error.to_string()))?;
+    Ok(TokioIo::new(stream))
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare_host(url: &Uri) -> &str {
+    let host = url.host().unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+async fn get_over<S>(stream: S, url: &Uri) -> Result<Bytes, FetchError>
+where
+    S: Read + Write + Send + Unpin + 'static,
+{
+    let (mut sender, connection) = http1::handshake(stream).await.map_err(FetchError::Http)?;
+    let request = Request::get(url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+        .header(HOST, url.authority().map_or("", http::uri::Authority::as_str))
+        .header(ACCEPT, "application/json")
+        .header(USER_AGENT, concat!("authgate/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| FetchError::Connect(error.to_string()))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(FetchError::Http)?;
+        if response.status() != StatusCode::OK {
+            let retry_after = response.headers().get(RETRY_AFTER);
+            let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+            return Err(FetchError::Status {
+                status: response.status(),
+                retry_after: seconds.map(Duration::from_secs),
+            });
+        }
+        let body = Limited::new(response.into_body(), MAX_DOCUMENT_BYTES).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                FetchError::TooLarge
+            } else {
+                error.downcast().map_or_else(|error| FetchError::Connect(error.to_string()), |error| FetchError::Http(*error))
+            }
+        })
+    };
+    // The connection makes progress only while it is polled; it ends with the answer.
+    tokio::pin!(connection);
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(FetchError::Http(error)),
+        },
+    }
+}
+
+/// Files are read whole, up to the same bound as documents from the network.
+async fn read_file(path: &std::path::Path) -> Result<Bytes, FetchError> {
+    let path = path.to_owned();
+    let read = move || {
+        use std::io::Read as _;
+        let mut document = Vec::new();
+        let limit = u64::try_from(MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        std::fs::File::open(path)?.take(limit).read_to_end(&mut document)?;
+        Ok(document)
+    };
+    let document = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|error| FetchError::File(std::io::Error::other(error)))?
+        .map_err(FetchError::File)?;
+    if document.len() > MAX_DOCUMENT_BYTES {
+        return Err(FetchError::TooLarge);
+    }
+    Ok(document.into())
+}

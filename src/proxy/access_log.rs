@@ -1,0 +1,167 @@
+//! One line per request, on success, refusal, failure and abort alike.
+//!
+//! The record travels with the request and then with the response body, and writes its line when
+//! it is dropped: whichever way a request ends, it cannot end without one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderValue;
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use super::Refusal;
+use crate::identity::Identity;
+
+/// The longest part of a path that is logged; a path can be as long as `limits.uri_bytes`.
+const MAX_LOGGED_PATH: usize = 1024;
+
+/// What is known of a request so far. Never a token, never a query string.
+#[derive(Debug)]
+pub(super) struct AccessLog {
+    request_id: String,
+    client: Option<SocketAddr>,
+    method: Method,
+    path: String,
+    started: Instant,
+    sent: Option<Instant>,
+    upstream: Option<Duration>,
+    status: Option<StatusCode>,
+    outcome: Outcome,
+    code: Option<&'static str>,
+    detail: Option<String>,
+    route: Option<Arc<str>>,
+    caller: Option<Arc<Identity>>,
+    kid: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// The client went away before the end.
+    Cancelled,
+    /// The upstream could not answer, or broke in the middle of its answer.
+    Failed,
+    /// The upstream answered, to the end.
+    Forwarded,
+    /// It was answered here.
+    Refused,
+}
+
+impl Outcome {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Forwarded => "forwarded",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl AccessLog {
+    /// Starts the record. Until something else is known, the client has gone away.
+    pub(super) fn begin(request: &Request<Incoming>, request_id: &HeaderValue, client: Option<SocketAddr>) -> Self {
+        let path = request.uri().path();
+        let path = path.get(..MAX_LOGGED_PATH).unwrap_or(path);
+        Self {
+            request_id: request_id.to_str().unwrap_or_default().to_owned(),
+            client,
+            method: request.method().clone(),
+            path: path.to_owned(),
+            started: Instant::now(),
+            sent: None,
+            upstream: None,
+            status: None,
+            outcome: Outcome::Cancelled,
+            code: None,
+            detail: None,
+            route: None,
+            caller: None,
+            kid: None,
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    pub(super) fn matched(&mut self, route: Option<&Arc<str>>) {
+        self.route = route.cloned();
+    }
+
+    pub(super) fn kid(&mut self, kid: Option<&str>) {
+        self.kid = kid.map(str::to_owned);
+    }
+
+    pub(super) fn caller(&mut self, identity: &Arc<Identity>) {
+        self.caller = Some(Arc::clone(identity));
+    }
+
+    /// The request goes to the upstream now.
+    pub(super) fn sending(&mut self) {
+        self.sent = Some(Instant::now());
+    }
+
+    /// The head of the upstream's answer is here.
+    pub(super) fn answered(&mut self) {
+        self.upstream = self.sent.map(|sent| sent.elapsed());
+    }
+
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        self.code = Some(refusal.code());
+        self.detail = Some(refusal.to_string());
+        self.outcome = match refusal {
+            Refusal::Upstream(_) => Outcome::Failed,
+            _ => Outcome::Refused,
+        };
+    }
+
+    /// The head of the answer goes to the client; a body may still be to come.
+    pub(super) const fn status(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// The body of the upstream's answer passed to its end.
+    pub(super) const fn complete(&mut self) {
+        self.outcome = Outcome::Forwarded;
+    }
+
+    /// The upstream broke in the middle of its answer.
+    pub(super) fn broken(&mut self, error: &hyper::Error) {
+        self.outcome = Outcome::Failed;
+        self.code = Some("upstream_failed");
+        self.detail = Some(format!("the answer broke off: {error}"));
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        let token = self.caller.as_ref().map(|caller| caller.token());
+        let code = self.code.or((self.outcome == Outcome::Cancelled).then_some("client_closed"));
+        tracing::info!(
+            target: "authgate::request",
+            request_id = self.request_id,
+            client = self.client.map(tracing::field::display),
+            method = self.method.as_str(),
+            path = self.path,
+            status = self.status.map(|status| status.as_u16()),
+            outcome = self.outcome.name(),
+            code,
+            detail = self.detail,
+            route = self.route.as_deref(),
+            sub = token.map(|token| token.subject()),
+            kid = token.map_or(self.kid.as_deref(), |token| token.kid()),
+            duration_ms = milliseconds(self.started.elapsed()),
+            upstream_ms = self.upstream.map(milliseconds),
+            "request"
+        );
+    }
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(duration: Duration) -> f64 {
+    let microseconds = u32::try_from(duration.as_micros()).map_or(f64::MAX, f64::from);
+    microseconds / 1000.0
+}

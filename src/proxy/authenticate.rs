@@ -1,0 +1,71 @@
+//! From a request head to a verified caller.
+
+use std::sync::Arc;
+
+use http::request;
+
+use super::access_log::AccessLog;
+use super::first_sight::Overloaded;
+use super::{Proxy, Refusal};
+use crate::clock::UnixTime;
+use crate::identity::Identity;
+use crate::token::{self, BearerToken, Rejection, Unverified, VerifiedToken, VerifyError};
+
+impl Proxy {
+    /// The caller that the request's token proves; `None` for a request without a token.
+    pub(super) async fn authenticate(
+        &self,
+        head: &request::Parts,
+        now: UnixTime,
+        log: &mut AccessLog,
+    ) -> Result<Option<Arc<Identity>>, Refusal> {
+        let Some(bearer) = token::bearer_token(&head.headers).map_err(Refusal::Authorization)? else {
+            return Ok(None);
+        };
+        let generation = self.shared.keys.current().generation();
+        let identity = match self.shared.verified.get(bearer.secret(), generation, now) {
+            Some(identity) => identity,
+            None => self.verify(bearer, generation, now, log).await?,
+        };
+        log.caller(&identity);
+        Ok(Some(identity))
+    }
+
+    /// A token that is not remembered is verified, and remembered.
+    async fn verify(
+        &self,
+        bearer: BearerToken<'_>,
+        generation: u64,
+        now: UnixTime,
+        log: &mut AccessLog,
+    ) -> Result<Arc<Identity>, Refusal> {
+        let unverified = self.shared.verifier.read(bearer).map_err(Refusal::Token)?;
+        log.kid(unverified.kid());
+        let token = match self.verify_now(&unverified, now).await? {
+            Err(VerifyError::UnknownKey) if self.shared.keys.refresh_for_unknown_key().await => {
+                self.verify_now(&unverified, now).await?
+            }
+            verdict => verdict,
+        };
+        let token = token.map_err(|error| match error {
+            VerifyError::KeysUnavailable => Refusal::KeysUnavailable,
+            VerifyError::Rejected(rejection) => Refusal::Token(rejection),
+            VerifyError::UnknownKey => Refusal::Token(Rejection::UnknownKey {
+                kid: unverified.kid().map(str::to_owned),
+            }),
+        })?;
+        let valid_until = token.valid_until();
+        let identity = Arc::new(self.shared.config.identity.identify(token));
+        self.shared.verified.insert(bearer.secret(), generation, valid_until, Arc::clone(&identity));
+        Ok(identity)
+    }
+
+    async fn verify_now(
+        &self,
+        token: &Unverified<'_>,
+        now: UnixTime,
+    ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
+        let check = || self.shared.verifier.verify(token, &self.shared.keys.current(), now);
+        self.first_sight.in_turn(check).await.map_err(|Overloaded| Refusal::Overloaded)
+    }
+}

@@ -1,0 +1,139 @@
+//! What the client gets as a body, with the log record that ends with it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::access_log::AccessLog;
+use crate::upstream::ResponseBody;
+
+/// A response body.
+#[derive(Debug)]
+pub struct Body {
+    content: Content,
+    log: Option<AccessLog>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// An answer of our own, until it is taken.
+    Own(Option<Bytes>),
+    Upstream(Upstream),
+}
+
+/// The body of an upstream's answer.
+#[derive(Debug)]
+pub(super) enum Upstream {
+    /// Over a connection of the pool.
+    Pooled(ResponseBody),
+    /// Over a connection that asked for an upgrade and got an ordinary answer.
+    Single(Incoming),
+}
+
+impl Body {
+    /// An answer of our own.
+    pub(super) fn own(text: String, log: AccessLog) -> Self {
+        Self {
+            content: Content::Own(Some(text.into())),
+            log: Some(log),
+        }
+    }
+
+    /// The upstream's answer.
+    pub(super) fn forwarded(body: Upstream, log: AccessLog) -> Self {
+        let mut body = Self {
+            content: Content::Upstream(body),
+            log: Some(log),
+        };
+        body.note_end();
+        body
+    }
+
+    /// Nothing; `101` has no body.
+    pub(super) const fn none() -> Self {
+        Self {
+            content: Content::Own(None),
+            log: None,
+        }
+    }
+
+    /// The last byte may be here before anybody asks for the frame after it.
+    fn note_end(&mut self) {
+        if let Content::Upstream(body) = &self.content
+            && body.is_end_stream()
+            && let Some(mut log) = self.log.take()
+        {
+            log.complete();
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let upstream = match &mut self.content {
+            Content::Own(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Upstream(upstream) => upstream,
+        };
+        let frame = ready!(upstream.poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) => self.note_end(),
+            Some(Err(error)) => {
+                if let Some(log) = &mut self.log {
+                    log.broken(error);
+                }
+            }
+            None => {
+                if let Some(mut log) = self.log.take() {
+                    log.complete();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(bytes) => bytes.is_none(),
+            Content::Upstream(upstream) => upstream.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Content::Upstream(upstream) => upstream.size_hint(),
+        }
+    }
+}
+
+impl Upstream {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self {
+            Self::Pooled(body) => Pin::new(body).poll_frame(cx),
+            Self::Single(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Pooled(body) => body.is_end_stream(),
+            Self::Single(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Pooled(body) => body.size_hint(),
+            Self::Single(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A request's way through: checks, token, rules, upstream. One straight path, one exit for refusals.
+
+mod access_log;
+mod authenticate;
+mod body;
+mod first_sight;
+mod refusal;
+mod respond;
+mod tunnel;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN};
+use http::{Method, Request, Response, StatusCode, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+pub use body::Body;
+pub use refusal::Refusal;
+
+use crate::authorized::AuthorizedRequest;
+use crate::clock::UnixTime;
+use crate::config::Config;
+use crate::headers::{self, Host, Outbound};
+use crate::identity::Identity;
+use crate::keys::KeyStore;
+use crate::listener::Client;
+use crate::policy::{Caller, Permit};
+use crate::random::Random;
+use crate::token::{TokenCache, Verifier};
+use crate::upstream::{RequestBody, Upstream};
+use access_log::AccessLog;
+use first_sight::FirstSight;
+
+/// What all worker threads share.
+#[derive(Debug)]
+pub struct Shared {
+    config: Config,
+    verifier: Verifier,
+    keys: Arc<KeyStore>,
+    verified: TokenCache<Identity>,
+}
+
+/// One worker's proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    upstream: Upstream,
+    first_sight: FirstSight,
+    random: Mutex<Random>,
+}
+
+impl Shared {
+    /// Puts together what is decided once.
+    #[must_use]
+    pub fn new(config: Config, keys: Arc<KeyStore>) -> Self {
+        Self {
+            verifier: Verifier::new(config.auth0.verifier.clone()),
+            config,
+            keys,
+            verified: TokenCache::new(),
+        }
+    }
+
+    /// How long the upstream may take to begin an answer.
+    #[must_use]
+    pub const fn response_header_timeout(&self) -> Duration {
+        self.config.timeouts.response_header
+    }
+}
+
+impl Proxy {
+    /// A proxy with connections of its own.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, upstream: Upstream) -> Self {
+        Self {
+            shared,
+            upstream,
+            first_sight: FirstSight::new(),
+            random: Mutex::new(Random::new()),
+        }
+    }
+
+    /// The envelope: a request gets its id and its one log line, and every refusal its answer.
+    pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
+        let request_id = self.request_id(&request);
+        let mut log = AccessLog::begin(&request, &request_id, client.address);
+        let wants_cors = request.headers().contains_key(ORIGIN);
+        let is_http2 = request.version() == Version::HTTP_2;
+        let mut response = match self.handle(request, &client, &request_id, &mut log).await {
+            Ok(Answer::Forwarded(response)) => {
+                log.status(response.status());
+                response.map(|body| Body::forwarded(body, log))
+            }
+            Ok(Answer::Switched(switched)) => tunnel::answer(switched, log),
+            Err(refusal) => {
+                log.refused(&refusal);
+                respond::refuse(&refusal, &self.shared.config.auth0.name, &request_id, wants_cors, log)
+            }
+        };
+        if client.is_draining() && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // Tells the client to use another connection next time (RFC 9112 §9.6).
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The straight path.
+    async fn handle(
+        &self,
+        mut request: Request<Incoming>,
+        client: &Client,
+        request_id: &HeaderValue,
+        log: &mut AccessLog,
+    ) -> Result<Answer, Refusal> {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (head, body) = request.into_parts();
+        let host = self.check(&head, &body, client)?;
+        let permit = self.permit(&head, &body, log).await?;
+        for denial in permit.shadowed() {
+            tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
+        }
+        let is_upgrade = headers::is_websocket_upgrade(&head);
+        let outbound = self.outbound(&head, &host, client, request_id);
+        let body = RequestBody::new(body, self.shared.config.limits.body_bytes);
+        let authorized = AuthorizedRequest::new(&permit, head, body, &self.shared.config.managed, outbound);
+        log.sending();
+        if is_upgrade {
+            let answer = self.upstream.send_upgrade(authorized.upgrading_to_websocket()).await?;
+            log.answered();
+            return Ok(tunnel::open(answer, on_upgrade, request_id, client));
+        }
+        let mut response = self.upstream.send(authorized).await?;
+        log.answered();
+        headers::rewrite_response(response.headers_mut(), request_id);
+        Ok(Answer::Forwarded(response.map(body::Upstream::Pooled)))
+    }
+
+    /// What must be sound before anything is decided.
+    fn check(&self, head: &request::Parts, body: &Incoming, client: &Client) -> Result<Host, Refusal> {
+        let limits = &self.shared.config.limits;
+        let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if target > limits.uri_bytes {
+            return Err(Refusal::UriTooLong);
+        }
+        if client.saw_fragment() {
+            return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
+        }
+        let declared = body.size_hint().exact();
+        let limit = limits.body_bytes.and_then(|limit| u64::try_from(limit).ok());
+        if declared.zip(limit).is_some_and(|(declared, limit)| declared > limit) {
+            return Err(Refusal::BodyTooLarge);
+        }
+        headers::check_head(head).map_err(Refusal::Head)
+    }
+
+    /// Both checks: who is asking, and may they.
+    async fn permit(&self, head: &request::Parts, body: &Incoming, log: &mut AccessLog) -> Result<Permit, Refusal> {
+        let policy = &self.shared.config.policy;
+        if let Some(method) = preflight_method(head, body) {
+            let matched = policy.matched(method, head.uri.path()).map_err(Refusal::Path)?;
+            log.matched(matched.route());
+            return matched.authorize_preflight().map_err(Refusal::Denied);
+        }
+        let matched = policy.matched(head.method.as_str(), head.uri.path()).map_err(Refusal::Path)?;
+        log.matched(matched.route());
+        let caller = self.authenticate(head, UnixTime::now(), log).await?;
+        let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
+        matched.authorize(caller).map_err(Refusal::Denied)
+    }
+
+    fn outbound<'r>(&self, head: &request::Parts, host: &'r Host, client: &Client, request_id: &'r HeaderValue) -> Outbound<'r> {
+        let config = &self.shared.config;
+        let peer: Option<IpAddr> = client.address.map(|address| address.ip());
+        let peer_is_trusted = peer.is_some_and(|peer| {
+            config.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+        });
+        Outbound {
+            identity: None,
+            forward_authorization: config.identity.forward_authorization,
+            host,
+            version: head.version,
+            peer,
+            peer_is_trusted,
+            request_id,
+            traceparent: self.fresh_traceparent(),
+        }
+    }
+
+    /// A client's request id if it is well-formed and said once, else a new one.
+    fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
+        let mut values = request.headers().get_all("x-request-id").iter();
+        match (values.next(), values.next()) {
+            (Some(id), None) if headers::is_request_id(id.as_bytes()) => id.clone(),
+            _ => self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits())),
+        }
+    }
+
+    fn fresh_traceparent(&self) -> HeaderValue {
+        // "| 1": an id of zeros only is invalid.
+        self.fresh(|random| {
+            format!("00-{:016x}{:016x}-{:016x}-01", random.bits(), random.bits() | 1, random.bits() | 1)
+        })
+    }
+
+    fn fresh(&self, make: impl FnOnce(&mut Random) -> String) -> HeaderValue {
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = make(&mut random);
+        // Hexadecimal digits and hyphens are always a header value.
+        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("none"))
+    }
+}
+
+/// What comes back from the upstream.
+enum Answer {
+    /// An ordinary answer, streaming.
+    Forwarded(Response<body::Upstream>),
+    /// `101 Switching Protocols`, with the tunnel ready to run.
+    Switched(tunnel::Switched),
+}
+
+/// The method that a genuine CORS preflight asks about: OPTIONS with `Origin` and
+/// `Access-Control-Request-Method`, without credentials and without a body, as browsers send it.
+fn preflight_method<'h>(head: &'h request::Parts, body: &Incoming) -> Option<&'h str> {
+    let genuine = head.method == Method::OPTIONS
+        && head.headers.contains_key(ORIGIN)
+        && !head.headers.contains_key(AUTHORIZATION)
+        && body.is_end_stream();
+    let mut methods = head.headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
+    let method = methods.next().filter(|_| methods.next().is_none())?;
+    method.to_str().ok().filter(|_| genuine)
+}

@@ -1,0 +1,81 @@
+//! Every reason for which a request is answered here and not by the upstream.
+
+use std::fmt;
+
+use crate::headers::HeadError;
+use crate::policy::{Denial, PathError};
+use crate::token::{AuthorizationError, Rejection};
+use crate::upstream::Failure;
+
+/// Why a request is not answered by the upstream. `Display` is for the log.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The `Authorization` header cannot be read.
+    Authorization(AuthorizationError),
+    /// The body is larger than `limits.body_bytes`.
+    BodyTooLarge,
+    /// The rules refuse.
+    Denied(Denial),
+    /// The head is unsound.
+    Head(HeadError),
+    /// Keys are missing, so tokens cannot be judged.
+    KeysUnavailable,
+    /// Too many new tokens are waiting for their signature check.
+    Overloaded,
+    /// The path is malformed or ambiguous.
+    Path(PathError),
+    /// The token is refused.
+    Token(Rejection),
+    /// The upstream did not answer.
+    Upstream(Failure),
+    /// The target is longer than `limits.uri_bytes`.
+    UriTooLong,
+}
+
+impl Refusal {
+    /// The stable code, for clients, logs and the README.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Authorization(_) => "authorization_malformed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::Denied(denial) => denial.code(),
+            Self::Head(HeadError::Host(_)) => "host_malformed",
+            Self::Head(HeadError::Method) => "method_not_served",
+            Self::Head(HeadError::Scheme | HeadError::TransferEncoding) => "request_malformed",
+            Self::Head(HeadError::Upgrade) => "upgrade_not_served",
+            Self::KeysUnavailable => "keys_unavailable",
+            Self::Overloaded => "overloaded",
+            Self::Path(PathError::TooManyReadings) => "path_ambiguous",
+            Self::Path(_) => "path_malformed",
+            Self::Token(rejection) => rejection.code(),
+            Self::Upstream(failure) => failure.code(),
+            Self::UriTooLong => "uri_too_long",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Authorization(error) => error.fmt(f),
+            Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
+            Self::Denied(denial) => denial.fmt(f),
+            Self::Head(error) => error.fmt(f),
+            Self::KeysUnavailable => f.write_str("an issuer's keys are not there, so no token can be judged"),
+            Self::Overloaded => f.write_str("too many new tokens are waiting for their signature check"),
+            Self::Path(error) => error.fmt(f),
+            Self::Token(rejection) => rejection.fmt(f),
+            Self::Upstream(failure) => failure.fmt(f),
+            Self::UriTooLong => f.write_str("the target is longer than limits.uri_bytes"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Upstream(failure)
+    }
+}

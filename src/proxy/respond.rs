@@ -1,0 +1,190 @@
+//! The one exit for refusals: which answer a client gets for which reason.
+
+use std::fmt::Write as _;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap,
+    HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{Response, StatusCode};
+
+use super::access_log::AccessLog;
+use super::{Body, Refusal};
+use crate::headers::HeadError;
+use crate::policy::Denial;
+use crate::upstream::Failure;
+
+/// When a client that met missing keys should come back: about when the next fetch is done.
+const KEYS_RETRY_AFTER: &str = "5";
+
+/// When a client that met the queue of first checks should come back.
+const OVERLOAD_RETRY_AFTER: &str = "1";
+
+/// What a page on another origin may read of an answer beside its body (Fetch §3.2.5).
+const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce, Retry-After, X-Request-Id";
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the client is told. The words of 401 and 403 are those that Mastra's clients print.
+struct Answer {
+    status: StatusCode,
+    error: &'static str,
+    challenge: Challenge,
+    header: Option<(HeaderName, String)>,
+}
+
+/// The `WWW-Authenticate` of an answer (RFC 6750 §3).
+enum Challenge {
+    /// None: authenticating again would not help.
+    None,
+    /// No token was sent, so there is no error to tell of.
+    NoError,
+    /// `error="invalid_request"`.
+    InvalidRequest(&'static str),
+    /// `error="invalid_token"`.
+    InvalidToken(&'static str),
+    /// `error="insufficient_scope"`, with every scope that is needed.
+    InsufficientScope(String),
+}
+
+impl Answer {
+    const fn plain(status: StatusCode, error: &'static str) -> Self {
+        Self {
+            status,
+            error,
+            challenge: Challenge::None,
+            header: None,
+        }
+    }
+}
+
+/// Chooses the answer. Every reason is named: a new one does not compile until it has an answer.
+#[deny(clippy::wildcard_enum_match_arm)]
+fn answer(refusal: &Refusal) -> Answer {
+    match refusal {
+        Refusal::Authorization(_) => Answer {
+            challenge: Challenge::InvalidRequest("The Authorization header is not exactly one Bearer token"),
+            ..Answer::plain(StatusCode::BAD_REQUEST, "Malformed Authorization header")
+        },
+        Refusal::BodyTooLarge => Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large"),
+        Refusal::Denied(denial) => denied(denial),
+        Refusal::Head(HeadError::Method) => {
+            Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not served")
+        }
+        Refusal::Head(HeadError::Upgrade) => Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served"),
+        Refusal::Head(HeadError::Host(_) | HeadError::Scheme | HeadError::TransferEncoding) => {
+            Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
+        }
+        Refusal::KeysUnavailable => Answer {
+            header: Some((RETRY_AFTER, KEYS_RETRY_AFTER.to_owned())),
+            ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified at the moment")
+        },
+        Refusal::Overloaded => Answer {
+            header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
+            ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Overloaded")
+        },
+        Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
+        Refusal::Token(rejection) => Answer {
+            challenge: Challenge::InvalidToken(rejection.description()),
+            ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
+        },
+        Refusal::Upstream(failure) => match failure {
+            Failure::Broken(_) | Failure::Closed | Failure::Connect(_) | Failure::Tls(_) => {
+                Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway")
+            }
+            Failure::ConnectTimeout(_) | Failure::ResponseTimeout(_) => {
+                Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
+            }
+        },
+        Refusal::UriTooLong => Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long"),
+    }
+}
+
+#[deny(clippy::wildcard_enum_match_arm)]
+fn denied(denial: &Denial) -> Answer {
+    match denial {
+        Denial::Denied { .. } | Denial::RuleFailed { .. } | Denial::Unmatched | Denial::WrongClaimType { .. } => {
+            Answer::plain(StatusCode::FORBIDDEN, "Access denied")
+        }
+        Denial::MethodNotCovered { allow, .. } => Answer {
+            header: Some((ALLOW, allow.join(", "))),
+            ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        },
+        Denial::ScopeMissing { needed, .. } => {
+            let needed: Vec<&str> = needed.iter().map(String::as_str).collect();
+            Answer {
+                challenge: Challenge::InsufficientScope(needed.join(" ")),
+                ..Answer::plain(StatusCode::FORBIDDEN, "Access denied")
+            }
+        }
+        Denial::TokenRequired => Answer {
+            challenge: Challenge::NoError,
+            ..Answer::plain(StatusCode::UNAUTHORIZED, "Authentication required")
+        },
+    }
+}
+
+/// Builds the response for a refusal.
+pub(super) fn refuse(
+    refusal: &Refusal,
+    realm: &str,
+    request_id: &HeaderValue,
+    wants_cors: bool,
+    mut log: AccessLog,
+) -> Response<Body> {
+    let answer = answer(refusal);
+    log.status(answer.status);
+    let body = serde_json::json!({
+        "error": answer.error,
+        "code": refusal.code(),
+        "request_id": log.request_id(),
+    });
+    let mut response = Response::new(Body::own(body.to_string(), log));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    set_text(headers, WWW_AUTHENTICATE, challenge(&answer.challenge, realm));
+    if let Some((name, value)) = answer.header {
+        set_text(headers, name, Some(value));
+    }
+    if wants_cors {
+        // A page on any origin may read why it was refused; there is nothing of the upstream in it.
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+    response
+}
+
+/// `Bearer realm="…"` and what else there is to say. No value holds a quote or a backslash
+/// (RFC 6750 §3): descriptions are fixed, realm and scopes are cleaned here.
+fn challenge(challenge: &Challenge, realm: &str) -> Option<String> {
+    let mut text = format!("Bearer realm=\"{}\"", quotable(realm));
+    let mut error = |code: &str, description: &str| {
+        _ = write!(text, ", error=\"{code}\", error_description=\"{description}\"");
+    };
+    match challenge {
+        Challenge::None => return None,
+        Challenge::NoError => {}
+        Challenge::InvalidRequest(description) => error("invalid_request", description),
+        Challenge::InvalidToken(description) => error("invalid_token", description),
+        Challenge::InsufficientScope(scopes) => {
+            error("insufficient_scope", "The token lacks a scope that this request needs");
+            _ = write!(text, ", scope=\"{}\"", quotable(scopes));
+        }
+    }
+    Some(text)
+}
+
+fn quotable(text: &str) -> String {
+    text.chars()
+        .filter(|character| matches!(character, ' '..='~') && !matches!(character, '"' | '\\'))
+        .collect()
+}
+
+fn set_text(headers: &mut HeaderMap, name: HeaderName, text: Option<String>) {
+    if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,163 @@
+//! Bodies in both directions. Nothing is gathered; frames pass as they come.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::connection::Connection;
+use super::pool::Pool;
+
+/// A client's body on its way to the backend. Trailers end here: none of them was authorised, and
+/// a backend might read them as headers (RFC 9110 §6.5.1).
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    remaining: Option<u64>,
+}
+
+/// Why a request body was not passed on to its end.
+#[derive(Debug)]
+pub enum RequestBodyError {
+    /// The client's connection or framing broke.
+    Client(hyper::Error),
+    /// It is longer than `limits.body_bytes`.
+    TooLarge,
+}
+
+impl fmt::Display for RequestBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(error) => write!(f, "the client's body broke off: {error}"),
+            Self::TooLarge => f.write_str("the body is larger than limits.body_bytes"),
+        }
+    }
+}
+
+impl std::error::Error for RequestBodyError {}
+
+impl RequestBody {
+    /// A client's body, of at most `limit` bytes if there is one.
+    #[must_use]
+    pub fn new(incoming: Incoming, limit: Option<usize>) -> Self {
+        Self {
+            incoming: Some(incoming),
+            remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// No body.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self {
+            incoming: None,
+            remaining: None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
+            None => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(RequestBodyError::Client(error)))),
+            Some(Ok(frame)) => frame,
+        };
+        let Some(data) = frame.data_ref() else {
+            return Poll::Ready(None);
+        };
+        if let Some(remaining) = self.remaining {
+            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            match remaining.checked_sub(length) {
+                Some(rest) => self.remaining = Some(rest),
+                None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A backend's body on its way to the client. It moves its connection along, gives it back to the
+/// pool at the end, and closes it when it is dropped before.
+#[derive(Debug)]
+pub struct ResponseBody {
+    incoming: Incoming,
+    connection: Option<Connection>,
+    pool: Arc<Pool>,
+    keep_alive: Duration,
+}
+
+impl ResponseBody {
+    pub(super) fn new(incoming: Incoming, connection: Connection, pool: Arc<Pool>, keep_alive: Duration) -> Self {
+        let mut body = Self {
+            incoming,
+            connection: Some(connection),
+            pool,
+            keep_alive,
+        };
+        body.release_at_end();
+        body
+    }
+
+    /// The connection is free as soon as the last byte is here, which may be before anybody asks
+    /// for the frame after it.
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.pool.put(connection, self.keep_alive);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_pending() {
+            if let Some(connection) = &mut self.connection {
+                connection.poll(cx);
+                frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            }
+        }
+        match &frame {
+            Poll::Ready(None) => self.release(),
+            Poll::Ready(Some(Ok(_))) => self.release_at_end(),
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,106 @@
+//! Idle connections to the backend, of one worker thread.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderMap, HeaderName};
+
+use super::connection::Connection;
+
+/// How many idle connections a worker keeps: enough for a burst to be served without connecting
+/// anew, few enough that many replicas do not exhaust a backend.
+const MAX_IDLE: usize = 256;
+
+/// How long a connection may lie idle and be used again. Node's servers, Mastra's among them,
+/// close after 5 s of silence; a request that meets that moment fails unless it may be repeated, so
+/// connections are given up well before.
+const MAX_IDLE_TIME: Duration = Duration::from_secs(3);
+
+/// How long before the end of an announced `Keep-Alive: timeout=N` a connection is given up.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Idle connections, the last used at the end.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    idle: Mutex<VecDeque<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    until: Instant,
+}
+
+impl Pool {
+    /// The most recently used connection that is still open.
+    pub(super) async fn take(&self) -> Option<Connection> {
+        loop {
+            let idle = self.pop()?;
+            let mut connection = idle.connection;
+            let open = std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_idle(cx))).await;
+            if open {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Keeps a connection whose exchange is over. `for_at_most` is what the backend announced.
+    pub(super) fn put(&self, mut connection: Connection, for_at_most: Duration) {
+        let now = Instant::now();
+        // An upload that the backend did not wait for must not go on behind the next request.
+        if !connection.is_idle_now() {
+            return;
+        }
+        let until = now + for_at_most.min(MAX_IDLE_TIME);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while idle.front().is_some_and(|oldest| oldest.until <= now) || idle.len() >= MAX_IDLE {
+            idle.pop_front();
+        }
+        idle.push_back(Idle { connection, until });
+    }
+
+    fn pop(&self) -> Option<Idle> {
+        let now = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = idle.pop_back().filter(|newest| newest.until > now);
+        if newest.is_none() {
+            // All others are older still.
+            idle.clear();
+        }
+        newest
+    }
+}
+
+/// How long the backend says it keeps the connection, less a margin.
+pub(super) fn keep_alive(headers: &HeaderMap) -> Duration {
+    headers
+        .get(KEEP_ALIVE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok()))
+        .map_or(MAX_IDLE_TIME, |seconds| Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEEP_ALIVE, MAX_IDLE_TIME, keep_alive};
+    use http::header::{HeaderMap, HeaderValue};
+    use std::time::Duration;
+
+    #[test]
+    fn the_announced_time_is_believed_less_a_margin() {
+        for (value, expected) in [
+            ("timeout=5", Duration::from_secs(4)),
+            ("max=100, timeout=2", Duration::from_secs(1)),
+            ("timeout=0", Duration::ZERO),
+            ("timeout=soon", MAX_IDLE_TIME),
+            ("max=3", MAX_IDLE_TIME),
+        ] {
+            let headers = HeaderMap::from_iter([(KEEP_ALIVE, HeaderValue::from_static(value))]);
+            assert_eq!(keep_alive(&headers), expected, "{value}");
+        }
+        assert_eq!(keep_alive(&HeaderMap::new()), MAX_IDLE_TIME);
+    }
+}
