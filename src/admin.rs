@@ -87,13 +87,19 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
             let body = serde_json::json!({"status": "not ready", "reason": reason});
             (StatusCode::SERVICE_UNAVAILABLE, body.to_string())
         }
-        _ => (StatusCode::NOT_FOUND, "{\"status\":\"no such probe\"}".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "{\"status\":\"no such probe\"}".to_owned(),
+        ),
     };
     let read_only = matches!(*request.method(), Method::GET | Method::HEAD);
     let (status, body) = if read_only || status == StatusCode::NOT_FOUND {
         (status, body)
     } else {
-        (StatusCode::METHOD_NOT_ALLOWED, "{\"status\":\"use GET\"}".to_owned())
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "{\"status\":\"use GET\"}".to_owned(),
+        )
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;

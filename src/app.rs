@@ -48,7 +48,11 @@ pub enum AppError {
 impl fmt::Display for AppError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind { key, address, error } => write!(f, "{key}: cannot listen on {address}: {error}"),
+            Self::Bind {
+                key,
+                address,
+                error,
+            } => write!(f, "{key}: cannot listen on {address}: {error}"),
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
@@ -82,7 +86,9 @@ struct Worker {
 ///
 /// [`AppError`] when the program cannot start or a part of it has died.
 pub fn run(config: Config) -> Result<(), AppError> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(supervise(config))
 }
 
@@ -90,18 +96,31 @@ async fn supervise(config: Config) -> Result<(), AppError> {
     let mut signals = Signals::install()?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
     let tls = roots.client_config().map_err(AppError::Tls)?;
-    let connector = Connector::new(&config.upstream, &tls, config.timeouts.connect).map_err(AppError::UpstreamName)?;
+    let connector = Connector::new(&config.upstream, &tls, config.timeouts.connect)
+        .map_err(AppError::UpstreamName)?;
     let data = bind("listen", config.listen)?;
-    let admin = config.admin.map(|address| bind("admin", address)).transpose()?;
+    let admin = config
+        .admin
+        .map(|address| bind("admin", address))
+        .transpose()?;
 
-    let keys = Arc::new(KeyStore::new(&config.auth0.tenants, rotation_settings(&config)));
+    let keys = Arc::new(KeyStore::new(
+        &config.auth0.tenants,
+        rotation_settings(&config),
+    ));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(config.limits.connections);
     announce(&config, &roots, &data, admin.as_ref())?;
     start_refreshers(&config, &keys, &tls);
     if let Some(admin) = admin {
-        let health = Health { keys: Arc::clone(&keys), phase: watched_phase.clone() };
-        tokio::spawn(admin::serve(tokio::net::TcpListener::from_std(admin)?, health));
+        let health = Health {
+            keys: Arc::clone(&keys),
+            phase: watched_phase.clone(),
+        };
+        tokio::spawn(admin::serve(
+            tokio::net::TcpListener::from_std(admin)?,
+            health,
+        ));
     }
     tokio::spawn(announce_ready(keys.complete()));
 
@@ -143,9 +162,23 @@ async fn supervise(config: Config) -> Result<(), AppError> {
 
 /// Not ready at once; for SIGTERM the listener stays open for a while, since a balancer learns late;
 /// then what runs may finish until the deadline.
-async fn drain(stop: Stop, timeouts: &crate::config::Timeouts, phase: &watch::Sender<Phase>, slots: &Slots) {
-    let linger = if stop == Stop::Terminate { timeouts.linger } else { std::time::Duration::ZERO };
-    tracing::info!(signal = stop.name(), linger_s = linger.as_secs_f64(), drain_s = timeouts.drain.as_secs_f64(), "draining");
+async fn drain(
+    stop: Stop,
+    timeouts: &crate::config::Timeouts,
+    phase: &watch::Sender<Phase>,
+    slots: &Slots,
+) {
+    let linger = if stop == Stop::Terminate {
+        timeouts.linger
+    } else {
+        std::time::Duration::ZERO
+    };
+    tracing::info!(
+        signal = stop.name(),
+        linger_s = linger.as_secs_f64(),
+        drain_s = timeouts.drain.as_secs_f64(),
+        "draining"
+    );
     let deadline = tokio::time::sleep(timeouts.drain);
     tokio::pin!(deadline);
     phase.send_replace(Phase::Lingering);
@@ -165,20 +198,31 @@ async fn drain(stop: Stop, timeouts: &crate::config::Timeouts, phase: &watch::Se
 fn run_worker(worker: Worker, listener: TcpListener, alive: tokio::sync::mpsc::Sender<()>) {
     // Dropped with this function, and only then: the supervisor takes that for death.
     let _alive = alive;
-    let served = runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let upstream = Upstream::new(worker.connector, worker.shared.response_header_timeout());
-            let proxy = Arc::new(Proxy::new(worker.shared, upstream));
-            let handler = move |request, client| {
-                let proxy = Arc::clone(&proxy);
-                async move { proxy.serve(request, client).await }
-            };
-            listener::serve(listener, worker.settings, worker.slots, worker.phase, handler).await;
-            // The connections' tasks live on this runtime; the process ends when they have.
-            std::future::pending::<io::Result<()>>().await
-        })
-    });
+    let served = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| {
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let upstream =
+                    Upstream::new(worker.connector, worker.shared.response_header_timeout());
+                let proxy = Arc::new(Proxy::new(worker.shared, upstream));
+                let handler = move |request, client| {
+                    let proxy = Arc::clone(&proxy);
+                    async move { proxy.serve(request, client).await }
+                };
+                listener::serve(
+                    listener,
+                    worker.settings,
+                    worker.slots,
+                    worker.phase,
+                    handler,
+                )
+                .await;
+                // The connections' tasks live on this runtime; the process ends when they have.
+                std::future::pending::<io::Result<()>>().await
+            })
+        });
     if let Err(error) = served {
         tracing::error!(%error, "a worker thread cannot run");
     }
@@ -190,7 +234,11 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError>
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|error| AppError::Bind { key, address, error })
+    bind().map_err(|error| AppError::Bind {
+        key,
+        address,
+        error,
+    })
 }
 
 fn rotation_settings(config: &Config) -> RotationSettings {
@@ -210,7 +258,12 @@ fn start_refreshers(config: &Config, keys: &Arc<KeyStore>, tls: &Arc<rustls::Cli
     }
 }
 
-fn announce(config: &Config, roots: &Roots, data: &TcpListener, admin: Option<&TcpListener>) -> Result<(), AppError> {
+fn announce(
+    config: &Config,
+    roots: &Roots,
+    data: &TcpListener,
+    admin: Option<&TcpListener>,
+) -> Result<(), AppError> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         upstream = %config.upstream,

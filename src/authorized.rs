@@ -17,7 +17,13 @@ impl<B> AuthorizedRequest<B> {
     /// Spends a permit on the request it was given for. `outbound.identity` is set from the permit,
     /// whatever it was.
     #[must_use]
-    pub fn new(permit: &Permit, head: request::Parts, body: B, managed: &ManagedNames, outbound: Outbound<'_>) -> Self {
+    pub fn new(
+        permit: &Permit,
+        head: request::Parts,
+        body: B,
+        managed: &ManagedNames,
+        outbound: Outbound<'_>,
+    ) -> Self {
         let outbound = Outbound {
             identity: permit.identity().map(AsRef::as_ref),
             ..outbound
@@ -25,7 +31,11 @@ impl<B> AuthorizedRequest<B> {
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
         // Origin form, byte for byte as the client sent it (RFC 9112 §3.2.1).
-        *request.uri_mut() = head.uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from);
+        *request.uri_mut() = head
+            .uri
+            .path_and_query()
+            .cloned()
+            .map_or_else(Uri::default, Uri::from);
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = head.headers;
         headers::rewrite_request(request.headers_mut(), managed, outbound);
@@ -36,7 +46,10 @@ impl<B> AuthorizedRequest<B> {
     #[must_use]
     pub fn upgrading_to_websocket(mut self) -> Self {
         let headers = self.request.headers_mut();
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(
+            http::header::CONNECTION,
+            HeaderValue::from_static("upgrade"),
+        );
         headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
         self
     }

@@ -22,7 +22,11 @@ pub fn describe(config: &Config) -> String {
 fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     let auth0 = &config.auth0;
     let verifier = &auth0.verifier;
-    let algorithms: Vec<&str> = verifier.algorithms.iter().map(|algorithm| algorithm.name()).collect();
+    let algorithms: Vec<&str> = verifier
+        .algorithms
+        .iter()
+        .map(|algorithm| algorithm.name())
+        .collect();
     writeln!(text, "listen       {}", config.listen)?;
     writeln!(text, "upstream     {}", config.upstream)?;
     match config.admin {
@@ -60,7 +64,12 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
 fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text)?;
     let shadow = |shadow: bool| if shadow { "  (shadow)" } else { "" };
-    writeln!(text, "every authenticated request: {}{}", words(&config.require.condition), shadow(config.require.shadow))?;
+    writeln!(
+        text,
+        "every authenticated request: {}{}",
+        words(&config.require.condition),
+        shadow(config.require.shadow)
+    )?;
     for route in &config.routes {
         let methods = match &route.methods {
             Methods::Remaining => "all other methods".to_owned(),
@@ -70,12 +79,25 @@ fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
             Access::Authenticated(condition) => format!("authenticated, {}", words(condition)),
             Access::Deny | Access::Public => route.access.name().to_owned(),
         };
-        writeln!(text, "{}  {methods}  {access}{}", route.pattern, shadow(route.shadow))?;
+        writeln!(
+            text,
+            "{}  {methods}  {access}{}",
+            route.pattern,
+            shadow(route.shadow)
+        )?;
     }
-    let unmatched = if config.deny_unmatched { "deny" } else { "authenticated" };
+    let unmatched = if config.deny_unmatched {
+        "deny"
+    } else {
+        "authenticated"
+    };
     writeln!(text, "everything else: {unmatched}")?;
     for (pattern, methods) in config.policy.uncovered_methods() {
-        writeln!(text, "note: {pattern} answers 405 to everything but {}", methods.join(", "))?;
+        writeln!(
+            text,
+            "note: {pattern} answers 405 to everything but {}",
+            methods.join(", ")
+        )?;
     }
     Ok(())
 }
@@ -111,7 +133,8 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
     for tenant in &config.auth0.tenants {
         let issuer = &tenant.issuer;
         let keys = match fetcher.fetch(&tenant.source).await {
-            Ok(document) => KeySet::parse(&document, &config.auth0.verifier.algorithms).map_err(|error| error.to_string()),
+            Ok(document) => KeySet::parse(&document, &config.auth0.verifier.algorithms)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match keys {
@@ -122,14 +145,21 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
             Ok((keys, skipped)) => {
                 fine.push(format!("{issuer}: {} usable keys", keys.keys().len()));
                 for key in skipped {
-                    fine.push(format!("{issuer}: key {} is left out: {}", key.index, key.reason));
+                    fine.push(format!(
+                        "{issuer}: key {} is left out: {}",
+                        key.index, key.reason
+                    ));
                 }
             }
             Err(error) => wrong.push(format!("{issuer}: {error}")),
         }
     }
     let connected = match Connector::new(&config.upstream, &tls, config.timeouts.connect) {
-        Ok(connector) => connector.connect().await.map(drop).map_err(|error| error.to_string()),
+        Ok(connector) => connector
+            .connect()
+            .await
+            .map(drop)
+            .map_err(|error| error.to_string()),
         Err(error) => Err(error),
     };
     match connected {

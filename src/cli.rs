@@ -44,26 +44,54 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Settings {
-    /// Configuration file [env: AUTHGATE_CONFIG]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        help = "Configuration file [env: AUTHGATE_CONFIG]",
+        global = true,
+        value_name = "FILE"
+    )]
     config: Option<PathBuf>,
-    /// Where clients connect [env: AUTHGATE_LISTEN] [default: 0.0.0.0:8080]
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        help = "Where clients connect [env: AUTHGATE_LISTEN] [default: 0.0.0.0:8080]",
+        global = true,
+        value_name = "ADDRESS"
+    )]
     listen: Option<String>,
-    /// Where requests go: http://, https:// or unix: [env: AUTHGATE_UPSTREAM] [default: http://127.0.0.1:4111]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(
+        long,
+        help = "Where requests go: http://, https:// or unix: [env: AUTHGATE_UPSTREAM] [default: http://127.0.0.1:4111]",
+        global = true,
+        value_name = "URL"
+    )]
     upstream: Option<String>,
-    /// Where probes connect, or "off" [env: AUTHGATE_ADMIN] [default: 0.0.0.0:9090]
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        help = "Where probes connect, or \"off\" [env: AUTHGATE_ADMIN] [default: 0.0.0.0:9090]",
+        global = true,
+        value_name = "ADDRESS"
+    )]
     admin: Option<String>,
-    /// Worker threads, or "auto" [env: AUTHGATE_WORKERS] [default: auto]
-    #[arg(long, global = true, value_name = "NUMBER")]
+    #[arg(
+        long,
+        help = "Worker threads, or \"auto\" [env: AUTHGATE_WORKERS] [default: auto]",
+        global = true,
+        value_name = "NUMBER"
+    )]
     workers: Option<String>,
-    /// Log filter; "warn" leaves the request lines out [env: AUTHGATE_LOG] [default: info]
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(
+        long,
+        help = "Log filter; \"warn\" leaves the request lines out [env: AUTHGATE_LOG] [default: info]",
+        global = true,
+        value_name = "FILTER"
+    )]
     log: Option<String>,
-    /// Log format: auto, text or json [env: AUTHGATE_LOG_FORMAT] [default: auto]
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(
+        long,
+        help = "Log format: auto, text or json [env: AUTHGATE_LOG_FORMAT] [default: auto]",
+        global = true,
+        value_name = "FORMAT"
+    )]
     log_format: Option<String>,
 }
 
@@ -73,7 +101,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors and go to standard output.
-            let code = if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            let code = if error.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
             _ = error.print();
             return code;
         }
@@ -113,7 +145,11 @@ fn run_proxy(loaded: Loaded) -> ExitCode {
         tracing::info!(note, "configuration");
     }
     for warning in &loaded.warnings {
-        tracing::warn!(path = warning.path, problem = warning.message, "configuration");
+        tracing::warn!(
+            path = warning.path,
+            problem = warning.message,
+            "configuration"
+        );
     }
     match app::run(config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,11 +174,17 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
         }
     };
     print(check::describe(&config).trim_end());
-    if online { check_online(&config) } else { ExitCode::SUCCESS }
+    if online {
+        check_online(&config)
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn check_online(config: &Config) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -158,7 +200,11 @@ fn check_online(config: &Config) -> ExitCode {
     for line in &wrong {
         print_error(&format!("unreachable: {line}"));
     }
-    if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(UNAVAILABLE) }
+    if wrong.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(UNAVAILABLE)
+    }
 }
 
 fn report(kind: &str, problems: &[config::Problem]) {

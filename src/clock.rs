@@ -3,7 +3,7 @@
 //! The core never asks for the time; it is told. [`UnixTime::now`] is the one place that reads the
 //! wall clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A moment, in time since 1970-01-01T00:00:00Z without leap seconds: the `NumericDate` of RFC 7519 §2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,4 +47,11 @@ impl UnixTime {
     pub const fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(later))
     }
+}
+
+/// The instant `later` after another. One that the platform cannot express is no later at all, so
+/// that an absurd patience ends at once instead of never.
+#[must_use]
+pub fn after(instant: Instant, later: Duration) -> Instant {
+    instant.checked_add(later).unwrap_or(instant)
 }

@@ -34,7 +34,10 @@ impl IdentitySettings {
     #[must_use]
     pub fn identify(&self, token: VerifiedToken) -> Identity {
         let subject = Some((self.subject_header.clone(), encode(token.subject(), "")));
-        let claims = self.claims_header.clone().map(|name| (name, token.payload().to_owned()));
+        let claims = self
+            .claims_header
+            .clone()
+            .map(|name| (name, token.payload().to_owned()));
         let mapped = self.headers.iter().filter_map(|(name, claim)| {
             let value = token.claims().lookup(claim).ok().flatten()?;
             Some((name.clone(), text_of(value)?))
@@ -87,7 +90,9 @@ fn text_of(value: &Value) -> Option<String> {
                 .collect();
             Some(parts.join(","))
         }
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Some(encode(&value.to_string(), "")),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            Some(encode(&value.to_string(), ""))
+        }
     }
 }
 
@@ -113,7 +118,10 @@ mod tests {
     #[test]
     fn subjects_of_every_shape_are_safe_in_a_header() {
         for (sub, expected) in [
-            ("auth0|507f1f77bcf86cd799439020", "auth0|507f1f77bcf86cd799439020"),
+            (
+                "auth0|507f1f77bcf86cd799439020",
+                "auth0|507f1f77bcf86cd799439020",
+            ),
             ("abc@clients", "abc@clients"),
             ("samlp|corp|Ana Mar\u{ed}a", "samlp|corp|Ana%20Mar%C3%ADa"),
             ("100%", "100%25"),

@@ -1,3 +1,40 @@
+//! authgate: an authenticating reverse proxy in front of an AI-agent backend.
+//!
+//! This library is the program; it is split from `main` so that tests and the demo can reach it, and
+//! it is not an API that others should build on.
+//!
+//! # The map
+//!
+//! In the order in which a request meets them:
+//!
+//! | room | what happens there |
+//! |---|---|
+//! | [`listener`] | a client's connection: accepted, bounded, served, drained |
+//! | [`proxy`] | the straight path of one request, and the one exit for refusals |
+//! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
+//! | [`token`] | the `Authorization` header becomes a [`token::VerifiedToken`] or a [`token::Rejection`] |
+//! | [`keys`] | the issuers' keys as they are known now, and the tasks that keep them fresh |
+//! | [`policy`] | path, method and caller become a [`policy::Permit`] or a [`policy::Denial`] |
+//! | [`identity`] | a verified token becomes the headers that speak for it |
+//! | [`authorized`] | a permit is spent: the only kind of request that an upstream accepts |
+//! | [`upstream`] | the connections to the backend, streaming both ways |
+//!
+//! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
+//! as a state machine), [`random`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
+//! once), [`app`] (threads and tasks), [`admin`] (probes), [`check`], [`logging`], [`cli`].
+//!
+//! # Invariants
+//!
+//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `authorized` and
+//!   `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes an
+//!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
+//!   a caller that only [`token`] can prove. The headers are rewritten in the same step.
+//! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
+//! - **Every path is decided under every reading** that a backend could make of it.
+//! - **Whatever a stranger controls has a named bound** with its reason beside it.
+//! - **No secret in a log.** Tokens live in types whose `Debug` hides them; query strings are never read.
+
 pub mod admin;
 pub mod app;
 pub mod authorized;

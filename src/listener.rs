@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::clock::after;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -80,7 +81,9 @@ impl Slots {
     pub fn new(count: usize) -> Self {
         let count = u32::try_from(count.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Self {
-            all: Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS))),
+            all: Arc::new(Semaphore::new(
+                usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS),
+            )),
             count,
         }
     }
@@ -93,7 +96,9 @@ impl Slots {
     /// How many are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
-        usize::try_from(self.count).unwrap_or(usize::MAX).saturating_sub(self.all.available_permits())
+        usize::try_from(self.count)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(self.all.available_permits())
     }
 }
 
@@ -140,7 +145,8 @@ pub async fn serve<H, F, B>(
     B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
 {
     let mut closing = phase.clone();
-    let mut closed = pin!(async move { _ = closing.wait_for(|phase| *phase == Phase::Draining).await });
+    let mut closed =
+        pin!(async move { _ = closing.wait_for(|phase| *phase == Phase::Draining).await });
     loop {
         let accepted = tokio::select! {
             biased;
@@ -155,7 +161,12 @@ pub async fn serve<H, F, B>(
                     phase: phase.clone(),
                     slot,
                 };
-                tokio::spawn(serve_connection(stream, Arc::clone(&settings), client, handler.clone()));
+                tokio::spawn(serve_connection(
+                    stream,
+                    Arc::clone(&settings),
+                    client,
+                    handler.clone(),
+                ));
             }
             Err(error) => after_accept_error(&error).await,
         }
@@ -163,8 +174,14 @@ pub async fn serve<H, F, B>(
 }
 
 /// A slot first, so that a full house leaves newcomers in the kernel's queue.
-async fn accept(listener: &TcpListener, slots: &Slots) -> io::Result<(TcpStream, SocketAddr, Slot)> {
-    let slot = Arc::clone(&slots.all).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(
+    listener: &TcpListener,
+    slots: &Slots,
+) -> io::Result<(TcpStream, SocketAddr, Slot)> {
+    let slot = Arc::clone(&slots.all)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     let (stream, address) = listener.accept().await?;
     Ok((stream, address, Slot(Arc::new(slot))))
 }
@@ -172,7 +189,9 @@ async fn accept(listener: &TcpListener, slots: &Slots) -> io::Result<(TcpStream,
 /// A connection that died in the queue concerns nobody; want of resources passes by waiting.
 async fn after_accept_error(error: &io::Error) {
     match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {
+        io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::Interrupted => {
             tracing::debug!(%error, "a connection ended before it was accepted");
         }
         _ => {
@@ -182,8 +201,12 @@ async fn after_accept_error(error: &io::Error) {
     }
 }
 
-async fn serve_connection<H, F, B>(stream: TcpStream, settings: Arc<ConnectionSettings>, client: Client, handler: H)
-where
+async fn serve_connection<H, F, B>(
+    stream: TcpStream,
+    settings: Arc<ConnectionSettings>,
+    client: Client,
+    handler: H,
+) where
     H: Fn(Request<Incoming>, Client) -> F + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
@@ -199,12 +222,18 @@ where
     let activity = Arc::clone(&client.activity);
     let phase = client.phase.clone();
     let service = Counted { handler, client };
-    let io = TokioIo::new(Watched { stream, activity: Arc::clone(&activity), http1: !is_http2 });
+    let io = TokioIo::new(Watched {
+        stream,
+        activity: Arc::clone(&activity),
+        http1: !is_http2,
+    });
     let ended = if is_http2 {
         let connection = http2_builder(&settings).serve_connection(io, service);
         drive(connection, &activity, &settings, phase).await
     } else {
-        let connection = http1_builder(&settings).serve_connection(io, service).with_upgrades();
+        let connection = http1_builder(&settings)
+            .serve_connection(io, service)
+            .with_upgrades();
         drive(connection, &activity, &settings, phase).await
     };
     if let Err(error) = ended {
@@ -247,7 +276,7 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
 
 /// Both kinds of connection, as far as draining needs to know.
 trait Drainable: Future<Output = hyper::Result<()>> {
-    fn graceful_shutdown(self: Pin<&mut Self>);
+    fn drain(self: Pin<&mut Self>);
 }
 
 impl<S, B> Drainable for http1::UpgradeableConnection<TokioIo<Watched>, S>
@@ -256,8 +285,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + 'static,
 {
-    fn graceful_shutdown(self: Pin<&mut Self>) {
-        http1::UpgradeableConnection::graceful_shutdown(self);
+    fn drain(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 
@@ -268,8 +297,8 @@ where
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
 {
-    fn graceful_shutdown(self: Pin<&mut Self>) {
-        http2::Connection::graceful_shutdown(self);
+    fn drain(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 
@@ -282,12 +311,13 @@ async fn drive<C: Drainable>(
 ) -> hyper::Result<()> {
     let mut connection = pin!(connection);
     let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
-    let mut draining = pin!(async move { _ = phase.wait_for(|phase| *phase == Phase::Draining).await });
+    let mut draining =
+        pin!(async move { _ = phase.wait_for(|phase| *phase == Phase::Draining).await });
     let mut told = false;
     std::future::poll_fn(|cx| {
         if !told && draining.as_mut().poll(cx).is_ready() {
             told = true;
-            connection.as_mut().graceful_shutdown();
+            connection.as_mut().drain();
         }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(ended);
@@ -352,7 +382,9 @@ impl Activity {
         }
         if self.in_first_line.load(Ordering::Relaxed) {
             let line_end = bytes.iter().position(|byte| *byte == b'\n');
-            let line = bytes.get(..line_end.unwrap_or(bytes.len())).unwrap_or_default();
+            let line = bytes
+                .get(..line_end.unwrap_or(bytes.len()))
+                .unwrap_or_default();
             if line.contains(&b'#') {
                 self.fragment.store(true, Ordering::Relaxed);
             }
@@ -375,16 +407,19 @@ impl Activity {
     /// When the connection's patience ends, as things stand.
     fn deadline(&self, settings: &ConnectionSettings) -> Instant {
         if self.running.load(Ordering::Relaxed) > 0 {
-            return Instant::now() + settings.idle_timeout;
+            return after(Instant::now(), settings.idle_timeout);
         }
         match self.head_began.load(Ordering::Relaxed) {
-            NO_HEAD => self.at(&self.last_end) + settings.idle_timeout,
-            _ => self.at(&self.head_began) + settings.header_timeout,
+            NO_HEAD => after(self.at(&self.last_end), settings.idle_timeout),
+            _ => after(self.at(&self.head_began), settings.header_timeout),
         }
     }
 
     fn at(&self, milliseconds: &AtomicU64) -> Instant {
-        self.began + Duration::from_millis(milliseconds.load(Ordering::Relaxed))
+        after(
+            self.began,
+            Duration::from_millis(milliseconds.load(Ordering::Relaxed)),
+        )
     }
 }
 
@@ -409,7 +444,10 @@ where
         let response = (self.handler)(request, self.client.clone());
         Box::pin(async move {
             let response = response.await;
-            Ok(response.map(|body| CountedBody { body: Box::pin(body), _running: running }))
+            Ok(response.map(|body| CountedBody {
+                body: Box::pin(body),
+                _running: running,
+            }))
         })
     }
 }
@@ -439,7 +477,10 @@ impl<B: http_body::Body> http_body::Body for CountedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
         self.body.as_mut().poll_frame(cx)
     }
 
@@ -461,10 +502,18 @@ struct Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(bytes) = buffer.filled().get(before..).filter(|bytes| !bytes.is_empty()) {
+        if let Some(bytes) = buffer
+            .filled()
+            .get(before..)
+            .filter(|bytes| !bytes.is_empty())
+        {
             self.activity.on_read(bytes, self.http1);
         }
         read
@@ -472,11 +521,19 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

@@ -12,7 +12,10 @@ use crate::config::{LogFormat, Logging};
 
 /// Installs the log. A second call in one process leaves the first in place.
 pub fn install(logging: &Logging) {
-    let filter: EnvFilter = logging.filter.parse().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter: EnvFilter = logging
+        .filter
+        .parse()
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     // HTTP libraries write whole header blocks at trace level, tokens included: of other crates
     // only warnings are ever shown, whatever the filter says.
     let secrecy = filter_fn(|metadata| {
@@ -25,11 +28,21 @@ pub fn install(logging: &Logging) {
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stdout);
     let layer = if json {
-        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        layer
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed()
     } else {
-        layer.with_target(false).with_ansi(std::io::stdout().is_terminal()).boxed()
+        layer
+            .with_target(false)
+            .with_ansi(std::io::stdout().is_terminal())
+            .boxed()
     };
-    let installed = tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(secrecy)).try_init();
+    let installed = tracing_subscriber::registry()
+        .with(layer.with_filter(filter).with_filter(secrecy))
+        .try_init();
     if installed.is_err() {
         tracing::debug!("a log is installed already");
     }

@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clock::after;
+
 /// The pause after the first failure; it doubles with each further one.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -84,7 +86,10 @@ impl Rotation {
     #[must_use]
     pub fn usable_until(&self) -> Option<Instant> {
         self.last_success.map(|success| {
-            success + self.settings.refresh + self.settings.serve_stale
+            after(
+                after(success, self.settings.refresh),
+                self.settings.serve_stale,
+            )
         })
     }
 
@@ -101,7 +106,7 @@ impl Rotation {
         }
         let cooling = self
             .last_attempt
-            .is_some_and(|attempt| now < attempt + self.settings.cooldown);
+            .is_some_and(|attempt| now < after(attempt, self.settings.cooldown));
         if cooling {
             return OnDemand::CoolingDown;
         }
@@ -121,7 +126,12 @@ impl Rotation {
         self.failures = 0;
         self.last_success = Some(now);
         // Early enough that the fetch is done when the keys become due.
-        self.next_attempt = now + self.settings.refresh.mul_f64(0.8 + 0.1 * jitter.clamp(0.0, 1.0));
+        self.next_attempt = after(
+            now,
+            self.settings
+                .refresh
+                .mul_f64(0.8 + 0.1 * jitter.clamp(0.0, 1.0)),
+        );
     }
 
     /// The fetch failed; the issuer may have said when to come back.
@@ -129,10 +139,12 @@ impl Rotation {
         self.fetching = false;
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
-        let backoff = FIRST_BACKOFF.saturating_mul(1 << doublings).min(MAX_BACKOFF);
+        let backoff = FIRST_BACKOFF
+            .saturating_mul(1 << doublings)
+            .min(MAX_BACKOFF);
         let spread = backoff.mul_f64(0.75 + 0.5 * jitter.clamp(0.0, 1.0));
         let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-        self.next_attempt = now + spread.max(asked);
+        self.next_attempt = after(now, spread.max(asked));
     }
 }
 
@@ -171,7 +183,10 @@ mod tests {
         assert!(!rotation.is_due(clock.at(1)), "one at a time");
         rotation.on_success(clock.at(1), 0.5);
         assert!(!rotation.is_due(clock.at(480)));
-        assert!(rotation.is_due(clock.at(600)), "before they are older than refresh");
+        assert!(
+            rotation.is_due(clock.at(600)),
+            "before they are older than refresh"
+        );
         for jitter in [0.0, 1.0, -5.0, 7.0] {
             rotation.on_success(clock.at(0), jitter);
             assert!(!rotation.is_due(clock.at(479)), "jitter {jitter}");
@@ -193,7 +208,11 @@ mod tests {
             assert_eq!(rotation.on_unknown_key(clock.at(31)), OnDemand::Join);
         }
         rotation.on_failure(clock.at(35), None, 0.0);
-        assert_eq!(rotation.on_unknown_key(clock.at(59)), OnDemand::CoolingDown, "counted by attempts");
+        assert_eq!(
+            rotation.on_unknown_key(clock.at(59)),
+            OnDemand::CoolingDown,
+            "counted by attempts"
+        );
         assert_eq!(rotation.on_unknown_key(clock.at(60)), OnDemand::Start);
     }
 
@@ -201,11 +220,23 @@ mod tests {
     fn failures_back_off_with_jitter_up_to_a_bound() {
         let (clock, mut rotation) = start();
         let mut now = 0;
-        for (least, most) in [(0.75, 1.25), (1.5, 2.5), (3.0, 5.0), (6.0, 10.0), (12.0, 20.0), (24.0, 40.0), (45.0, 75.0), (45.0, 75.0)] {
+        for (least, most) in [
+            (0.75, 1.25),
+            (1.5, 2.5),
+            (3.0, 5.0),
+            (6.0, 10.0),
+            (12.0, 20.0),
+            (24.0, 40.0),
+            (45.0, 75.0),
+            (45.0, 75.0),
+        ] {
             for (jitter, pause) in [(0.0, least), (1.0, most)] {
                 let mut copy = rotation.clone();
                 copy.on_failure(clock.at(now), None, jitter);
-                assert_eq!(copy.wake_at(clock.at(now)), clock.at(now) + Duration::from_secs_f64(pause));
+                assert_eq!(
+                    copy.wake_at(clock.at(now)),
+                    clock.at(now) + Duration::from_secs_f64(pause)
+                );
             }
             rotation.on_started(clock.at(now));
             rotation.on_failure(clock.at(now), None, 0.5);
@@ -214,7 +245,10 @@ mod tests {
         for _ in 0..100 {
             rotation.on_failure(clock.at(now), None, 1.0);
         }
-        assert!(rotation.is_due(clock.at(now + 75)), "never longer than that");
+        assert!(
+            rotation.is_due(clock.at(now + 75)),
+            "never longer than that"
+        );
         rotation.on_success(clock.at(now), 0.0);
         rotation.on_failure(clock.at(now), None, 0.5);
         assert!(rotation.is_due(clock.at(now + 1)), "success starts over");
@@ -240,8 +274,15 @@ mod tests {
             assert!(rotation.is_usable(clock.at(now)), "{now}");
         }
         assert!(rotation.is_usable(clock.at(4_199)));
-        assert!(!rotation.is_usable(clock.at(4_200)), "refresh and serve_stale are over");
-        assert_eq!(rotation.wake_at(clock.at(4_199)), clock.at(4_200), "the end is noticed in time");
+        assert!(
+            !rotation.is_usable(clock.at(4_200)),
+            "refresh and serve_stale are over"
+        );
+        assert_eq!(
+            rotation.wake_at(clock.at(4_199)),
+            clock.at(4_200),
+            "the end is noticed in time"
+        );
         rotation.on_success(clock.at(5_000), 0.0);
         assert!(rotation.is_usable(clock.at(5_000)));
     }

@@ -51,10 +51,15 @@ impl Roots {
         let (added, _ignored) = store.add_parsable_certificates(native.certs);
         let mut origin = "system".to_owned();
         if added == 0 {
-            let asked = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().any(|name| std::env::var_os(name).is_some());
+            let asked = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+                .into_iter()
+                .any(|name| std::env::var_os(name).is_some());
             if asked {
                 let errors: Vec<String> = native.errors.iter().map(ToString::to_string).collect();
-                return Err(RootsError::Environment(format!("no certificate found ({})", errors.join("; "))));
+                return Err(RootsError::Environment(format!(
+                    "no certificate found ({})",
+                    errors.join("; ")
+                )));
             }
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             "built-in".clone_into(&mut origin);
@@ -68,7 +73,9 @@ impl Roots {
                 return Err(describe("no certificate found".to_owned()));
             }
             for certificate in certificates {
-                store.add(certificate).map_err(|error| describe(error.to_string()))?;
+                store
+                    .add(certificate)
+                    .map_err(|error| describe(error.to_string()))?;
             }
             origin.push_str(" + ca_file");
         }

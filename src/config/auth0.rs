@@ -67,12 +67,27 @@ pub(super) struct Read {
 }
 
 /// Reads `[auth0]`, with `AUTH0_DOMAIN` and `AUTH0_AUDIENCE` before it.
-pub(super) fn read(mut section: Section, sources: &mut Sources<'_>, problems: &mut Problems) -> Read {
-    let name = section.string("name", problems).unwrap_or_else(|| "auth0".to_owned());
+pub(super) fn read(
+    mut section: Section,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Read {
+    let name = section
+        .string("name", problems)
+        .unwrap_or_else(|| "auth0".to_owned());
     let domains = one_or_more(&mut section, "domain", "AUTH0_DOMAIN", sources, problems);
-    let audiences = one_or_more(&mut section, "audience", "AUTH0_AUDIENCE", sources, problems);
+    let audiences = one_or_more(
+        &mut section,
+        "audience",
+        "AUTH0_AUDIENCE",
+        sources,
+        problems,
+    );
     report_missing(&domains, &audiences, problems);
-    let audiences = audiences.into_iter().map(|audience| check_audience(audience, problems)).collect();
+    let audiences = audiences
+        .into_iter()
+        .map(|audience| check_audience(audience, problems))
+        .collect();
     let domains: Vec<String> = domains
         .into_iter()
         .filter_map(|domain| parse_domain(&domain, problems))
@@ -81,13 +96,23 @@ pub(super) fn read(mut section: Section, sources: &mut Sources<'_>, problems: &m
         algorithms: algorithms(&mut section, problems),
         audiences,
         clock_tolerance: clock_tolerance(&mut section, problems),
-        max_token_age: section
-            .word_or("max_token_age", "off", problems, units::duration, units::DURATION_FORM)
-            .flatten(),
+        max_token_age: section.word_or(
+            "max_token_age",
+            "off",
+            problems,
+            units::duration,
+            units::DURATION_FORM,
+        ),
         typ: section
-            .choice("token_type", problems, &[("any", TypPolicy::Any), ("at+jwt", TypPolicy::AtJwt)])
+            .choice(
+                "token_type",
+                problems,
+                &[("any", TypPolicy::Any), ("at+jwt", TypPolicy::AtJwt)],
+            )
             .unwrap_or(TypPolicy::Any),
-        allow_anonymous: section.boolean("allow_anonymous", problems).unwrap_or(false),
+        allow_anonymous: section
+            .boolean("allow_anonymous", problems)
+            .unwrap_or(false),
         max_token_bytes: 0,
     };
     let claim_names = ClaimNames {
@@ -108,10 +133,18 @@ pub(super) fn read(mut section: Section, sources: &mut Sources<'_>, problems: &m
                 let url = format!("https://{domain}/.well-known/jwks.json");
                 url.parse().ok().map(KeySource::Url)
             })?;
-            Some(Tenant { issuer: format!("https://{domain}/"), source })
+            Some(Tenant {
+                issuer: format!("https://{domain}/"),
+                source,
+            })
         })
         .collect();
-    let auth0 = (!tenants.is_empty()).then_some(Auth0 { name, tenants, verifier, keys });
+    let auth0 = (!tenants.is_empty()).then_some(Auth0 {
+        name,
+        tenants,
+        verifier,
+        keys,
+    });
     Read { auth0, claim_names }
 }
 
@@ -125,7 +158,12 @@ fn one_or_more(
 ) -> Vec<Sourced> {
     let path = section.path_of(key);
     let joined = section.strings(key, problems).map(|list| Sourced {
-        value: list.iter().map(|one| one.trim()).filter(|one| !one.is_empty()).collect::<Vec<_>>().join(","),
+        value: list
+            .iter()
+            .map(|one| one.trim())
+            .filter(|one| !one.is_empty())
+            .collect::<Vec<_>>()
+            .join(","),
         source: path.clone(),
     });
     let joined = joined.filter(|one| !one.value.is_empty());
@@ -134,9 +172,17 @@ fn one_or_more(
         return Vec::new();
     };
     let mut list: Vec<Sourced> = Vec::new();
-    for one in winner.value.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+    for one in winner
+        .value
+        .split(',')
+        .map(str::trim)
+        .filter(|one| !one.is_empty())
+    {
         if list.iter().all(|known| known.value != one) {
-            list.push(Sourced { value: one.to_owned(), source: winner.source.clone() });
+            list.push(Sourced {
+                value: one.to_owned(),
+                source: winner.source.clone(),
+            });
         }
     }
     list
@@ -145,9 +191,18 @@ fn one_or_more(
 fn report_missing(domains: &[Sourced], audiences: &[Sourced], problems: &mut Problems) {
     let (what, path) = match (domains.is_empty(), audiences.is_empty()) {
         (false, false) => return,
-        (true, true) => ("Auth0 domain and audience are required: set AUTH0_DOMAIN and AUTH0_AUDIENCE, or domain and audience in [auth0]", "auth0"),
-        (true, false) => ("the Auth0 domain is required: set AUTH0_DOMAIN, or domain in [auth0]", "auth0.domain"),
-        (false, true) => ("the API's audience is required: set AUTH0_AUDIENCE, or audience in [auth0], to the API identifier of your Auth0 API", "auth0.audience"),
+        (true, true) => (
+            "Auth0 domain and audience are required: set AUTH0_DOMAIN and AUTH0_AUDIENCE, or domain and audience in [auth0]",
+            "auth0",
+        ),
+        (true, false) => (
+            "the Auth0 domain is required: set AUTH0_DOMAIN, or domain in [auth0]",
+            "auth0.domain",
+        ),
+        (false, true) => (
+            "the API's audience is required: set AUTH0_AUDIENCE, or audience in [auth0], to the API identifier of your Auth0 API",
+            "auth0.audience",
+        ),
     };
     problems.error(path, what);
 }
@@ -176,12 +231,18 @@ fn parse_domain(domain: &Sourced, problems: &mut Problems) -> Option<String> {
     let mut host = lower.as_str();
     if let Some(rest) = host.strip_prefix("http://") {
         let bare = rest.trim_end_matches('/');
-        return refuse(problems, &format!("begins with http://, but Auth0 is reached over https: write {bare:?}"));
+        return refuse(
+            problems,
+            &format!("begins with http://, but Auth0 is reached over https: write {bare:?}"),
+        );
     }
     let bare = host.strip_prefix("https://").unwrap_or(host);
     let bare = bare.strip_suffix('/').unwrap_or(bare);
     if bare != host {
-        problems.warning(source, format!("{value:?}: write {bare:?}, without https:// and the trailing slash"));
+        problems.warning(
+            source,
+            format!("{value:?}: write {bare:?}, without https:// and the trailing slash"),
+        );
         host = bare;
     }
     if host.contains(char::is_whitespace) {
@@ -197,7 +258,10 @@ fn parse_domain(domain: &Sourced, problems: &mut Problems) -> Option<String> {
         return refuse(problems, "is not a host name");
     }
     if lower != *value {
-        problems.warning(source, format!("{value:?} was folded to lower case: write {host:?}"));
+        problems.warning(
+            source,
+            format!("{value:?} was folded to lower case: write {host:?}"),
+        );
     }
     let name = host.split(':').next().unwrap_or(host);
     if !name.contains('.') && !name.starts_with('[') && name != "localhost" {
@@ -219,7 +283,9 @@ fn is_host_and_port(text: &str) -> bool {
         && host.len() <= 253
         && host.split('.').all(|label| {
             !label.is_empty()
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
                 && !label.starts_with('-')
                 && !label.ends_with('-')
         });
@@ -242,13 +308,19 @@ fn algorithms(section: &mut Section, problems: &mut Problems) -> Vec<Algorithm> 
             Some(algorithm) if !algorithms.contains(&algorithm) => algorithms.push(algorithm),
             Some(_) => {}
             None => {
-                let known: Vec<&str> = Algorithm::ALL.iter().map(|algorithm| algorithm.name()).collect();
+                let known: Vec<&str> = Algorithm::ALL
+                    .iter()
+                    .map(|algorithm| algorithm.name())
+                    .collect();
                 let hint = if name.starts_with("HS") {
                     "; symmetric algorithms would need Auth0's secret here and are not offered: set the API's signing algorithm to RS256"
                 } else {
                     ""
                 };
-                problems.error(&path, format!("{name:?} is not one of {}{hint}", known.join(", ")));
+                problems.error(
+                    &path,
+                    format!("{name:?} is not one of {}{hint}", known.join(", ")),
+                );
             }
         }
     }
@@ -257,19 +329,30 @@ fn algorithms(section: &mut Section, problems: &mut Problems) -> Vec<Algorithm> 
 
 fn clock_tolerance(section: &mut Section, problems: &mut Problems) -> Duration {
     let path = section.path_of("clock_tolerance");
-    let tolerance = section.duration("clock_tolerance", problems).unwrap_or(Duration::from_secs(5));
+    let tolerance = section
+        .duration("clock_tolerance", problems)
+        .unwrap_or(Duration::from_secs(5));
     if tolerance > MAX_CLOCK_TOLERANCE {
         problems.error(path, "is more than 60s; mend the clock instead");
     }
     tolerance
 }
 
-fn keys(mut section: Section, domains: &[String], problems: &mut Problems) -> (KeySettings, Option<KeySource>) {
+fn keys(
+    mut section: Section,
+    domains: &[String],
+    problems: &mut Problems,
+) -> (KeySettings, Option<KeySource>) {
     let url_path = section.path_of("url");
-    let url = section.string("url", problems).and_then(|text| parse_key_url(&url_path, &text, problems));
+    let url = section
+        .string("url", problems)
+        .and_then(|text| parse_key_url(&url_path, &text, problems));
     let file = section.string("file", problems).map(PathBuf::from);
     if url.is_some() && file.is_some() {
-        problems.error(&url_path, "and auth0.keys.file are both set: remove one of them");
+        problems.error(
+            &url_path,
+            "and auth0.keys.file are both set: remove one of them",
+        );
     }
     if (url.is_some() || file.is_some()) && domains.len() > 1 {
         problems.error(&url_path, "or auth0.keys.file stands beside several domains; each domain's keys are at its own URL, so remove it");
@@ -287,10 +370,18 @@ fn keys(mut section: Section, domains: &[String], problems: &mut Problems) -> (K
         refresh: duration(&mut section, "refresh", Duration::from_secs(600), problems),
         cooldown: duration(&mut section, "cooldown", Duration::from_secs(30), problems),
         timeout: duration(&mut section, "timeout", Duration::from_secs(5), problems),
-        serve_stale: duration(&mut section, "serve_stale", Duration::from_secs(86_400), problems),
+        serve_stale: duration(
+            &mut section,
+            "serve_stale",
+            Duration::from_secs(86_400),
+            problems,
+        ),
     };
     section.finish(problems);
-    (settings, url.map(KeySource::Url).or(file.map(KeySource::File)))
+    (
+        settings,
+        url.map(KeySource::Url).or(file.map(KeySource::File)),
+    )
 }
 
 /// Keys fetched in the clear could be anybody's, so `http` is for a loopback address only.
@@ -305,14 +396,22 @@ fn parse_key_url(path: &str, text: &str, problems: &mut Problems) -> Option<Uri>
     let host = uri.host().unwrap_or_default();
     let loopback = super::network::is_loopback(host);
     match uri.scheme_str() {
-        _ if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) => {
+        _ if uri
+            .authority()
+            .is_some_and(|authority| authority.as_str().contains('@')) =>
+        {
             problems.error(path, "must not hold user information");
             None
         }
         Some("https") => Some(uri),
         Some("http") if loopback => Some(uri),
         Some("http") => {
-            problems.error(path, format!("{text:?}: http:// is for loopback addresses only; keys must come over https"));
+            problems.error(
+                path,
+                format!(
+                    "{text:?}: http:// is for loopback addresses only; keys must come over https"
+                ),
+            );
             None
         }
         _ => {

@@ -22,9 +22,9 @@ pub use reader::Problem;
 pub use sources::{Environment, Overrides};
 
 use crate::claims::ClaimPath;
+use crate::headers::{ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{Policy, Requirement, Route};
-use crate::headers::{ManagedNames, may_carry_identity};
 use reader::{Problems, Section};
 use sources::Sources;
 
@@ -142,12 +142,15 @@ fn read_file(path: &Path) -> Result<toml::Table, Problem> {
         path: path.display().to_string(),
         message,
     };
-    let metadata = std::fs::metadata(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let metadata =
+        std::fs::metadata(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
     if metadata.len() > MAX_FILE_BYTES {
         return Err(problem("is larger than 4 MiB".to_owned()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
-    text.parse().map_err(|error: toml::de::Error| problem(format!("is not TOML: {error}")))
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| problem(format!("cannot be read: {error}")))?;
+    text.parse()
+        .map_err(|error: toml::de::Error| problem(format!("is not TOML: {error}")))
 }
 
 fn read(
@@ -157,29 +160,60 @@ fn read(
     problems: &mut Problems,
 ) -> Option<Config> {
     let listen = sources
-        .top_level("listen", overrides.listen.as_ref(), "AUTHGATE_LISTEN", &mut root, problems)
-        .map_or(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))), |value| network::listen_address(&value, problems));
+        .top_level(
+            "listen",
+            overrides.listen.as_ref(),
+            "AUTHGATE_LISTEN",
+            &mut root,
+            problems,
+        )
+        .map_or(
+            Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
+            |value| network::listen_address(&value, problems),
+        );
     let admin = sources
-        .top_level("admin", overrides.admin.as_ref(), "AUTHGATE_ADMIN", &mut root, problems)
-        .map_or(Some(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))), |value| network::admin_address(&value, problems));
+        .top_level(
+            "admin",
+            overrides.admin.as_ref(),
+            "AUTHGATE_ADMIN",
+            &mut root,
+            problems,
+        )
+        .map_or(
+            Ok(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))),
+            |value| network::admin_address(&value, problems),
+        );
     let upstream = sources
-        .top_level("upstream", overrides.upstream.as_ref(), "AUTHGATE_UPSTREAM", &mut root, problems)
-        .map_or(Some(default_upstream()), |value| network::upstream(&value, problems));
+        .top_level(
+            "upstream",
+            overrides.upstream.as_ref(),
+            "AUTHGATE_UPSTREAM",
+            &mut root,
+            problems,
+        )
+        .map_or(Some(default_upstream()), |value| {
+            network::upstream(&value, problems)
+        });
     let workers = workers(&mut root, overrides, sources, problems);
     let logging = logging(&mut root, overrides, sources, problems);
     if let (Some(listen), Some(upstream)) = (listen, &upstream) {
         network::check_loop(listen, upstream, problems);
-        if admin == Some(Some(listen)) && listen.port() != 0 {
+        if admin == Ok(Some(listen)) && listen.port() != 0 {
             problems.error("admin", format!("is the same address as listen ({listen})"));
         }
     }
     let deny_unmatched = root
-        .choice("unmatched", problems, &[("authenticated", false), ("deny", true)])
+        .choice(
+            "unmatched",
+            problems,
+            &[("authenticated", false), ("deny", true)],
+        )
         .unwrap_or(false);
     let trusted_proxies = network::trusted_proxies(&mut root, problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
-    let auth0::Read { auth0, claim_names } = auth0::read(root.section("auth0", problems), sources, problems);
+    let auth0::Read { auth0, claim_names } =
+        auth0::read(root.section("auth0", problems), sources, problems);
     let (identity, managed) = identity(root.section("identity", problems), problems);
     let require = rules::requirement(root.section("require", problems), &claim_names, problems);
     let routes: Vec<Route> = root
@@ -196,7 +230,7 @@ fn read(
     auth0.verifier.max_token_bytes = limits.token_bytes;
     Some(Config {
         listen: listen?,
-        admin: admin?,
+        admin: admin.ok()?,
         upstream: upstream?,
         workers,
         logging,
@@ -222,37 +256,76 @@ fn default_upstream() -> UpstreamAddress {
 }
 
 /// `"auto"` follows the CPU limit of the container: the standard library reads cgroup quotas.
-fn workers(root: &mut Section, overrides: &Overrides, sources: &mut Sources<'_>, problems: &mut Problems) -> NonZeroUsize {
+fn workers(
+    root: &mut Section,
+    overrides: &Overrides,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> NonZeroUsize {
     // The file may hold a bare number.
     let file_number = match root.take("workers") {
         Some(toml::Value::Integer(number)) => Some(toml::Value::String(number.to_string())),
         other => other,
     };
-    let mut file = Section::root(file_number.map(|value| ("workers".to_owned(), value)).into_iter().collect());
+    let mut file = Section::root(
+        file_number
+            .map(|value| ("workers".to_owned(), value))
+            .into_iter()
+            .collect(),
+    );
     sources
-        .top_level("workers", overrides.workers.as_ref(), "AUTHGATE_WORKERS", &mut file, problems)
+        .top_level(
+            "workers",
+            overrides.workers.as_ref(),
+            "AUTHGATE_WORKERS",
+            &mut file,
+            problems,
+        )
         .and_then(|value| network::workers(&value, problems))
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN)
 }
 
-fn logging(root: &mut Section, overrides: &Overrides, sources: &mut Sources<'_>, problems: &mut Problems) -> Logging {
+fn logging(
+    root: &mut Section,
+    overrides: &Overrides,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Logging {
     let filter = sources
-        .top_level("log", overrides.log.as_ref(), "AUTHGATE_LOG", root, problems)
+        .top_level(
+            "log",
+            overrides.log.as_ref(),
+            "AUTHGATE_LOG",
+            root,
+            problems,
+        )
         .map(|setting| {
             if let Err(error) = setting.value.parse::<tracing_subscriber::EnvFilter>() {
-                problems.error(&setting.source, format!("{:?} is not a log filter: {error}", setting.value));
+                problems.error(
+                    &setting.source,
+                    format!("{:?} is not a log filter: {error}", setting.value),
+                );
             }
             setting.value
         });
     let format = sources
-        .top_level("log_format", overrides.log_format.as_ref(), "AUTHGATE_LOG_FORMAT", root, problems)
+        .top_level(
+            "log_format",
+            overrides.log_format.as_ref(),
+            "AUTHGATE_LOG_FORMAT",
+            root,
+            problems,
+        )
         .and_then(|setting| match setting.value.as_str() {
             "auto" => Some(LogFormat::Auto),
             "json" => Some(LogFormat::Json),
             "text" => Some(LogFormat::Text),
             other => {
-                problems.error(&setting.source, format!("is {other:?}; write \"auto\", \"text\" or \"json\""));
+                problems.error(
+                    &setting.source,
+                    format!("is {other:?}; write \"auto\", \"text\" or \"json\""),
+                );
                 None
             }
         });
@@ -263,16 +336,29 @@ fn logging(root: &mut Section, overrides: &Overrides, sources: &mut Sources<'_>,
 }
 
 /// Reads `[identity]`.
-fn identity(mut section: Section, problems: &mut Problems) -> (Option<IdentitySettings>, ManagedNames) {
+fn identity(
+    mut section: Section,
+    problems: &mut Problems,
+) -> (Option<IdentitySettings>, ManagedNames) {
     let subject_header = match header(&mut section, "subject_header", problems) {
         Ok(name) => Some(name.unwrap_or(HeaderName::from_static("x-forwarded-user"))),
         Err(()) => None,
     };
-    let claims_header = header(&mut section, "claims_header", problems).ok().flatten();
-    let forward_authorization = section.boolean("forward_authorization", problems).unwrap_or(false);
+    let claims_header = header(&mut section, "claims_header", problems)
+        .ok()
+        .flatten();
+    let forward_authorization = section
+        .boolean("forward_authorization", problems)
+        .unwrap_or(false);
     let strip_path = section.path_of("strip");
     let strip = section.strings("strip", problems).unwrap_or_else(|| {
-        ["x-mastra-dev-playground", "x-mastra-client-type", "x-mastra-public-host"].map(str::to_owned).to_vec()
+        [
+            "x-mastra-dev-playground",
+            "x-mastra-client-type",
+            "x-mastra-public-host",
+        ]
+        .map(str::to_owned)
+        .to_vec()
     });
     let strip: Vec<HeaderName> = strip
         .iter()
@@ -286,12 +372,20 @@ fn identity(mut section: Section, problems: &mut Problems) -> (Option<IdentitySe
             for (name, claim) in table {
                 let path = format!("{headers_path}.{name:?}");
                 let claim: Option<ClaimPath> = rules::claim_path(&path, claim, problems);
-                if let (Some(name), Some(claim)) = (parse_identity_header(&path, &name, problems), claim) {
+                if let (Some(name), Some(claim)) =
+                    (parse_identity_header(&path, &name, problems), claim)
+                {
                     headers.push((name, claim));
                 }
             }
         }
-        Some(other) => problems.error(&headers_path, format!("is {}; write header = \"claim\" lines", reader::type_name(&other))),
+        Some(other) => problems.error(
+            &headers_path,
+            format!(
+                "is {}; write header = \"claim\" lines",
+                reader::type_name(&other)
+            ),
+        ),
     }
     section.finish(problems);
     let settings = subject_header.map(|subject_header| IdentitySettings {
@@ -300,20 +394,34 @@ fn identity(mut section: Section, problems: &mut Problems) -> (Option<IdentitySe
         headers,
         forward_authorization,
     });
-    let names: Vec<HeaderName> = settings.iter().flat_map(IdentitySettings::names).cloned().collect();
+    let names: Vec<HeaderName> = settings
+        .iter()
+        .flat_map(IdentitySettings::names)
+        .cloned()
+        .collect();
     for (place, name) in names.iter().enumerate() {
-        if names.iter().take(place).any(|other| ManagedNames::alike(other, name)) {
+        if names
+            .iter()
+            .take(place)
+            .any(|other| ManagedNames::alike(other, name))
+        {
             problems.error("identity", format!("{name} is used for two headers"));
         }
     }
     (settings, ManagedNames::new(names.iter().chain(&strip)))
 }
 
-fn header(section: &mut Section, key: &'static str, problems: &mut Problems) -> Result<Option<HeaderName>, ()> {
+fn header(
+    section: &mut Section,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Result<Option<HeaderName>, ()> {
     let path = section.path_of(key);
     match section.string(key, problems) {
         None => Ok(None),
-        Some(name) => parse_identity_header(&path, &name, problems).map(Some).ok_or(()),
+        Some(name) => parse_identity_header(&path, &name, problems)
+            .map(Some)
+            .ok_or(()),
     }
 }
 
@@ -337,7 +445,15 @@ fn parse_header(path: &str, name: &str, problems: &mut Problems) -> Option<Heade
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["upstream_protocol", "public_url", "token_sources", "cors", "streams", "tls", "resource"] {
+    for key in [
+        "upstream_protocol",
+        "public_url",
+        "token_sources",
+        "cors",
+        "streams",
+        "tls",
+        "resource",
+    ] {
         root.not_supported_yet(key, problems);
     }
 }

@@ -80,28 +80,45 @@ impl std::fmt::Display for UpstreamAddress {
 /// Whether a host is this machine itself.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    bare == "localhost"
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// `ADDRESS:PORT`, `:PORT` or `localhost:PORT`.
 pub(super) fn listen_address(setting: &Sourced, problems: &mut Problems) -> Option<SocketAddr> {
     let Sourced { value, source } = setting;
-    let every_interface = value.strip_prefix(':').map(|port| format!("0.0.0.0:{port}"));
-    let loopback = value.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    let text = every_interface.or(loopback).unwrap_or_else(|| value.clone());
+    let every_interface = value
+        .strip_prefix(':')
+        .map(|port| format!("0.0.0.0:{port}"));
+    let loopback = value
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
+    let text = every_interface
+        .or(loopback)
+        .unwrap_or_else(|| value.clone());
     let parsed = text.parse().ok();
     if parsed.is_none() {
-        problems.error(source, format!("{value:?} is not an address; write one such as \"0.0.0.0:8080\" or \"[::]:8080\""));
+        problems.error(
+            source,
+            format!(
+                "{value:?} is not an address; write one such as \"0.0.0.0:8080\" or \"[::]:8080\""
+            ),
+        );
     }
     parsed
 }
 
-/// The admin listener's address; `Some(None)` for `"off"`.
-pub(super) fn admin_address(setting: &Sourced, problems: &mut Problems) -> Option<Option<SocketAddr>> {
+/// The admin listener's address; `None` for `"off"`. Fails when a problem was reported.
+pub(super) fn admin_address(
+    setting: &Sourced,
+    problems: &mut Problems,
+) -> Result<Option<SocketAddr>, ()> {
     if setting.value == "off" {
-        return Some(None);
+        return Ok(None);
     }
-    listen_address(setting, problems).map(Some)
+    listen_address(setting, problems).map(Some).ok_or(())
 }
 
 /// `"auto"` or a number of threads.
@@ -111,9 +128,19 @@ pub(super) fn workers(setting: &Sourced, problems: &mut Problems) -> Option<NonZ
     if setting.value == "auto" {
         return None;
     }
-    let parsed = setting.value.parse().ok().filter(|count: &NonZeroUsize| count.get() <= MOST);
+    let parsed = setting
+        .value
+        .parse()
+        .ok()
+        .filter(|count: &NonZeroUsize| count.get() <= MOST);
     if parsed.is_none() {
-        problems.error(&setting.source, format!("{:?}: write \"auto\" or a number from 1 to {MOST}", setting.value));
+        problems.error(
+            &setting.source,
+            format!(
+                "{:?}: write \"auto\" or a number from 1 to {MOST}",
+                setting.value
+            ),
+        );
     }
     parsed
 }
@@ -123,7 +150,12 @@ pub(super) fn upstream(setting: &Sourced, problems: &mut Problems) -> Option<Ups
     let Sourced { value, source } = setting;
     if let Some(path) = value.strip_prefix("unix:") {
         if !path.starts_with('/') {
-            problems.error(source, format!("{value:?}: write unix: and an absolute path, such as \"unix:/run/agent.sock\""));
+            problems.error(
+                source,
+                format!(
+                    "{value:?}: write unix: and an absolute path, such as \"unix:/run/agent.sock\""
+                ),
+            );
             return None;
         }
         return Some(UpstreamAddress::Unix(PathBuf::from(path)));
@@ -142,16 +174,29 @@ pub(super) fn upstream(setting: &Sourced, problems: &mut Problems) -> Option<Ups
         return refuse(problems, "holds user information");
     }
     if uri.query().is_some() || !matches!(uri.path(), "" | "/") {
-        return refuse(problems, "has a path or query, but requests are forwarded with the path that the client sent");
+        return refuse(
+            problems,
+            "has a path or query, but requests are forwarded with the path that the client sent",
+        );
     }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = authority
+        .host()
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let has_port_text = authority.as_str().len() > authority.host().len();
     if host.is_empty() || (has_port_text && authority.port_u16().is_none_or(|port| port == 0)) {
         return refuse(problems, "has no usable host and port");
     }
     match scheme {
-        "http" => Some(UpstreamAddress::Http { host, port: authority.port_u16().unwrap_or(80) }),
-        "https" => Some(UpstreamAddress::Https { host, port: authority.port_u16().unwrap_or(443) }),
+        "http" => Some(UpstreamAddress::Http {
+            host,
+            port: authority.port_u16().unwrap_or(80),
+        }),
+        "https" => Some(UpstreamAddress::Https {
+            host,
+            port: authority.port_u16().unwrap_or(443),
+        }),
         _ => refuse(problems, "has a scheme that is not supported"),
     }
 }
@@ -166,7 +211,9 @@ pub(super) fn check_loop(listen: SocketAddr, upstream: &UpstreamAddress, problem
         other => other.parse().ok(),
     };
     let own = host.is_some_and(|host| {
-        host == listen.ip() || host.is_unspecified() || (host.is_loopback() && listen.ip().is_unspecified())
+        host == listen.ip()
+            || host.is_unspecified()
+            || (host.is_loopback() && listen.ip().is_unspecified())
     });
     if own && *port == listen.port() && *port != 0 {
         problems.error("upstream", format!("is where authgate itself listens ({listen}): move the agent or authgate to another port"));
@@ -176,13 +223,21 @@ pub(super) fn check_loop(listen: SocketAddr, upstream: &UpstreamAddress, problem
 /// Addresses or networks whose `X-Forwarded-*` headers are believed.
 pub(super) fn trusted_proxies(section: &mut Section, problems: &mut Problems) -> Vec<IpNet> {
     let path = section.path_of("trusted_proxies");
-    let list = section.strings("trusted_proxies", problems).unwrap_or_default();
+    let list = section
+        .strings("trusted_proxies", problems)
+        .unwrap_or_default();
     let mut networks = Vec::new();
     for text in list {
-        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+        let network = text
+            .parse()
+            .ok()
+            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
         match network {
             Some(network) => networks.push(network),
-            None => problems.error(&path, format!("{text:?} is not a network; write one such as \"10.0.0.0/8\"")),
+            None => problems.error(
+                &path,
+                format!("{text:?} is not a network; write one such as \"10.0.0.0/8\""),
+            ),
         }
     }
     networks
@@ -198,11 +253,14 @@ pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
         headers: section.count("headers", problems).unwrap_or(100),
         uri_bytes: section.size("uri_bytes", problems).unwrap_or(16 * 1024),
         token_bytes: section.size("token_bytes", problems).unwrap_or(16 * 1024),
-        body_bytes: section.word_or("body_bytes", "off", problems, units::size, units::SIZE_FORM).flatten(),
+        body_bytes: section.word_or("body_bytes", "off", problems, units::size, units::SIZE_FORM),
         connections: section.count("connections", problems).unwrap_or(10_000),
     };
     if limits.header_bytes < LEAST_HEADER_BYTES {
-        problems.error(header_path, "is less than 8KiB, too little for a request with a token");
+        problems.error(
+            header_path,
+            "is less than 8KiB, too little for a request with a token",
+        );
     }
     section.finish(problems);
     limits
@@ -212,7 +270,9 @@ pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
 pub(super) fn timeouts(mut section: Section, problems: &mut Problems) -> Timeouts {
     let mut duration = |key, seconds| {
         let path = section.path_of(key);
-        let value = section.duration(key, problems).unwrap_or(Duration::from_secs(seconds));
+        let value = section
+            .duration(key, problems)
+            .unwrap_or(Duration::from_secs(seconds));
         if value.is_zero() && key != "linger" {
             problems.error(path, "must be more than zero");
         }

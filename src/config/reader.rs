@@ -129,14 +129,21 @@ impl Section {
         match self.take(key)? {
             Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
             other => {
-                problems.error(self.path_of(key), format!("is {}, not a string", type_name(&other)));
+                problems.error(
+                    self.path_of(key),
+                    format!("is {}, not a string", type_name(&other)),
+                );
                 None
             }
         }
     }
 
     /// Takes a string or an array of strings out.
-    pub(super) fn strings(&mut self, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
+    pub(super) fn strings(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Vec<String>> {
         let value = self.take(key)?;
         strings(&self.path_of(key), value, problems)
     }
@@ -145,7 +152,10 @@ impl Section {
         match self.take(key)? {
             Value::Boolean(value) => Some(value),
             other => {
-                problems.error(self.path_of(key), format!("is {}; write true or false", type_name(&other)));
+                problems.error(
+                    self.path_of(key),
+                    format!("is {}; write true or false", type_name(&other)),
+                );
                 None
             }
         }
@@ -159,12 +169,19 @@ impl Section {
             _ => None,
         };
         if count.is_none() {
-            problems.error(self.path_of(key), format!("is {value}; write a whole number from 1 on"));
+            problems.error(
+                self.path_of(key),
+                format!("is {value}; write a whole number from 1 on"),
+            );
         }
         count
     }
 
-    pub(super) fn duration(&mut self, key: &'static str, problems: &mut Problems) -> Option<Duration> {
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
         self.parsed(key, problems, units::duration, units::DURATION_FORM)
     }
 
@@ -172,8 +189,8 @@ impl Section {
         self.parsed(key, problems, units::size, units::SIZE_FORM)
     }
 
-    /// Takes a value out that is one word, such as `"off"`, or else has another form. `None` when
-    /// absent or wrong, `Some(None)` for the word.
+    /// Takes a value out that is `word`, such as `"off"`, or else has another form. `None` for the
+    /// word, and when absent or wrong.
     pub(super) fn word_or<T>(
         &mut self,
         key: &'static str,
@@ -181,13 +198,13 @@ impl Section {
         problems: &mut Problems,
         parse: fn(&str) -> Option<T>,
         form: &str,
-    ) -> Option<Option<T>> {
+    ) -> Option<T> {
         if self.table.get(key).and_then(Value::as_str) == Some(word) {
             self.take(key);
-            return Some(None);
+            return None;
         }
         let form = format!("{form}, or \"{word}\"");
-        self.parsed(key, problems, parse, &form).map(Some)
+        self.parsed(key, problems, parse, &form)
     }
 
     /// Takes one of several words out.
@@ -200,8 +217,14 @@ impl Section {
         let text = self.string(key, problems)?;
         let chosen = choices.iter().find(|(word, _)| *word == text);
         if chosen.is_none() {
-            let words: Vec<String> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
-            problems.error(self.path_of(key), format!("is {text:?}; write {}", words.join(" or ")));
+            let words: Vec<String> = choices
+                .iter()
+                .map(|(word, _)| format!("{word:?}"))
+                .collect();
+            problems.error(
+                self.path_of(key),
+                format!("is {text:?}; write {}", words.join(" or ")),
+            );
         }
         chosen.map(|(_, value)| *value)
     }
@@ -257,7 +280,13 @@ pub(super) fn strings(path: &str, value: Value, problems: &mut Problems) -> Opti
             Some(list)
         }
         other => {
-            problems.error(path, format!("is {}; write a string or a list of strings", type_name(&other)));
+            problems.error(
+                path,
+                format!(
+                    "is {}; write a string or a list of strings",
+                    type_name(&other)
+                ),
+            );
             None
         }
     }

@@ -5,7 +5,9 @@ use toml::Value;
 
 use super::reader::{Problems, Section, strings, type_name};
 use crate::claims::ClaimPath;
-use crate::policy::{Access, ClaimTest, Condition, ListMode, Methods, Pattern, Requirement, Route, Scalar};
+use crate::policy::{
+    Access, ClaimTest, Condition, ListMode, Methods, Pattern, Requirement, Route, Scalar,
+};
 use crate::token::SubjectKind;
 
 /// The claims that `roles` and `permissions` look at.
@@ -16,7 +18,11 @@ pub(super) struct ClaimNames {
 }
 
 /// Reads `[require]`.
-pub(super) fn requirement(mut section: Section, names: &ClaimNames, problems: &mut Problems) -> Requirement {
+pub(super) fn requirement(
+    mut section: Section,
+    names: &ClaimNames,
+    problems: &mut Problems,
+) -> Requirement {
     let shadow = section.boolean("shadow", problems).unwrap_or(false);
     Requirement {
         condition: condition(section, names, problems),
@@ -24,34 +30,52 @@ pub(super) fn requirement(mut section: Section, names: &ClaimNames, problems: &m
     }
 }
 
+/// The words that `access` takes.
+#[derive(Clone, Copy, PartialEq)]
+enum Word {
+    Authenticated,
+    Deny,
+    Public,
+}
+
 /// Reads one `[[route]]`; `None` when it has no usable path.
-pub(super) fn route(mut section: Section, names: &ClaimNames, problems: &mut Problems) -> Option<Route> {
+pub(super) fn route(
+    mut section: Section,
+    names: &ClaimNames,
+    problems: &mut Problems,
+) -> Option<Route> {
     let pattern = match section.string("path", problems) {
         None => {
-            problems.error(section.path_of("path"), "is missing: a route needs a path such as \"/api/**\"");
+            problems.error(
+                section.path_of("path"),
+                "is missing: a route needs a path such as \"/api/**\"",
+            );
             None
         }
         Some(source) => Pattern::parse(&source)
-            .map_err(|error| problems.error(section.path_of("path"), format!("{source:?}: {error}")))
+            .map_err(|error| {
+                problems.error(section.path_of("path"), format!("{source:?}: {error}"));
+            })
             .ok(),
     };
     let methods = methods(&mut section, problems);
     let shadow = section.boolean("shadow", problems).unwrap_or(false);
-    #[derive(Clone, Copy, PartialEq)]
-    enum Word {
-        Authenticated,
-        Deny,
-        Public,
-    }
     let word = section
-        .choice("access", problems, &[
-            ("authenticated", Word::Authenticated),
-            ("public", Word::Public),
-            ("deny", Word::Deny),
-        ])
+        .choice(
+            "access",
+            problems,
+            &[
+                ("authenticated", Word::Authenticated),
+                ("public", Word::Public),
+                ("deny", Word::Deny),
+            ],
+        )
         .unwrap_or(Word::Authenticated);
     if word != Word::Authenticated && section.has("require") {
-        problems.error(section.path_of("require"), "makes no sense beside access = \"public\" or \"deny\": remove one of them");
+        problems.error(
+            section.path_of("require"),
+            "makes no sense beside access = \"public\" or \"deny\": remove one of them",
+        );
     }
     let require = condition(section.section("require", problems), names, problems);
     let access = match word {
@@ -74,7 +98,10 @@ fn methods(section: &mut Section, problems: &mut Problems) -> Methods {
         None => Methods::Remaining,
         Some(list) => {
             if list.is_empty() {
-                problems.error(&path, "is empty, so the route would never match: remove the key to take all methods");
+                problems.error(
+                    &path,
+                    "is empty, so the route would never match: remove the key to take all methods",
+                );
             }
             for method in &list {
                 if http::Method::from_bytes(method.as_bytes()).is_err() {
@@ -93,11 +120,15 @@ fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) 
     use ListMode::{All, Any};
     let mut parts = Vec::new();
     for (key, mode) in [("scopes", All), ("any_scope", Any)] {
-        parts.extend(list(&mut section, key, problems).map(|needed| Condition::Scopes(mode, needed)));
+        parts.extend(
+            list(&mut section, key, problems).map(|needed| Condition::Scopes(mode, needed)),
+        );
     }
     for (key, mode) in [("permissions", All), ("any_permission", Any)] {
         let claim = ClaimPath::name(&names.permissions);
-        parts.extend(list(&mut section, key, problems).map(|needed| Condition::List(claim, mode, needed)));
+        parts.extend(
+            list(&mut section, key, problems).map(|needed| Condition::List(claim, mode, needed)),
+        );
     }
     for (key, mode) in [("roles", All), ("any_role", Any)] {
         let path = section.path_of(key);
@@ -117,27 +148,22 @@ fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) 
     }
     parts.extend(list(&mut section, "clients", problems).map(Condition::Clients));
     parts.extend(list(&mut section, "subjects", problems).map(Condition::Subjects));
-    let kinds = [SubjectKind::User, SubjectKind::Machine, SubjectKind::Anonymous];
+    let kinds = [
+        SubjectKind::User,
+        SubjectKind::Machine,
+        SubjectKind::Anonymous,
+    ];
     let kinds = kinds.map(|kind| (kind.name(), kind));
-    parts.extend(section.choice("subject_kind", problems, &kinds).map(Condition::SubjectKind));
+    parts.extend(
+        section
+            .choice("subject_kind", problems, &kinds)
+            .map(Condition::SubjectKind),
+    );
     for claim in section.sections("claims", problems) {
         parts.extend(claim_condition(claim, problems));
     }
-    for (key, combine) in [("any_of", Condition::Any as fn(_) -> _), ("all_of", Condition::All)] {
-        if !section.has(key) {
-            continue;
-        }
-        let path = section.path_of(key);
-        let inner: Vec<Condition> = section
-            .sections(key, problems)
-            .into_iter()
-            .map(|part| nested(part, names, problems))
-            .collect();
-        if inner.is_empty() {
-            problems.error(path, "is empty");
-        }
-        parts.push(combine(inner));
-    }
+    parts.extend(combined(&mut section, "any_of", names, problems).map(Condition::Any));
+    parts.extend(combined(&mut section, "all_of", names, problems).map(Condition::All));
     if section.has("not") {
         let inner = section.section("not", problems);
         parts.push(Condition::Not(Box::new(nested(inner, names, problems))));
@@ -147,6 +173,28 @@ fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) 
         1 => parts.pop().unwrap_or(Condition::All(Vec::new())),
         _ => Condition::All(parts),
     }
+}
+
+/// Reads `any_of` or `all_of`: a list of conditions that must not be empty.
+fn combined(
+    section: &mut Section,
+    key: &'static str,
+    names: &ClaimNames,
+    problems: &mut Problems,
+) -> Option<Vec<Condition>> {
+    if !section.has(key) {
+        return None;
+    }
+    let path = section.path_of(key);
+    let inner: Vec<Condition> = section
+        .sections(key, problems)
+        .into_iter()
+        .map(|part| nested(part, names, problems))
+        .collect();
+    if inner.is_empty() {
+        problems.error(path, "is empty");
+    }
+    Some(inner)
 }
 
 /// A condition inside another one. An empty table there holds always, which nobody means.
@@ -164,14 +212,23 @@ fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
     let path = section.path_of(key);
     let list = section.strings(key, problems)?;
     if list.is_empty() {
-        problems.error(&path, "is empty: name at least one value, or remove the key");
+        problems.error(
+            &path,
+            "is empty: name at least one value, or remove the key",
+        );
     }
-    if list.iter().any(|value| value.is_empty() || value.trim() != value) {
+    if list
+        .iter()
+        .any(|value| value.is_empty() || value.trim() != value)
+    {
         problems.error(&path, "holds an empty value, or one with spaces around it");
     }
     let one_word = matches!(key, "scopes" | "any_scope");
     if one_word && list.iter().any(|value| value.contains(' ')) {
-        problems.error(&path, "holds a value with a space: write one scope per string");
+        problems.error(
+            &path,
+            "holds a value with a space: write one scope per string",
+        );
     }
     Some(list)
 }
@@ -179,9 +236,14 @@ fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
 /// Reads `{ claim = …, OPERATOR = … }`, with exactly one operator.
 fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Condition> {
     let path = section.path_of("claim");
-    let claim = section.take("claim").and_then(|value| claim_path(&path, value, problems));
+    let claim = section
+        .take("claim")
+        .and_then(|value| claim_path(&path, value, problems));
     if claim.is_none() {
-        problems.error(&path, "names the claim: a literal name, or a list of names for a claim inside another");
+        problems.error(
+            &path,
+            "names the claim: a literal name, or a list of names for a claim inside another",
+        );
     }
     let mut tests = Vec::new();
     for (key, test) in OPERATORS {
@@ -197,7 +259,10 @@ fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Cond
     section.finish(problems);
     if tests.len() != 1 {
         let names: Vec<&str> = OPERATORS.iter().map(|(name, _)| *name).collect();
-        problems.error(path.trim_end_matches('.'), format!("needs exactly one of {}", names.join(", ")));
+        problems.error(
+            path.trim_end_matches('.'),
+            format!("needs exactly one of {}", names.join(", ")),
+        );
     }
     Some(Condition::Claim(claim?, tests.pop()?))
 }
@@ -230,15 +295,39 @@ const SCALAR: &str = "a string, a number or a boolean";
 const SCALARS: &str = "a list of strings, of numbers or of booleans, all of one type and not empty";
 
 const OPERATORS: [(&str, Operator); 13] = [
-    ("equals", |value| scalar(&value).map(|one| ClaimTest::OneOf(vec![one])).ok_or(SCALAR)),
-    ("one_of", |value| scalars(&value).map(ClaimTest::OneOf).ok_or(SCALARS)),
-    ("contains", |value| scalar(&value).map(|one| ClaimTest::Contains(ListMode::All, vec![one])).ok_or(SCALAR)),
-    ("contains_any", |value| scalars(&value).map(|list| ClaimTest::Contains(ListMode::Any, list)).ok_or(SCALARS)),
-    ("contains_all", |value| scalars(&value).map(|list| ClaimTest::Contains(ListMode::All, list)).ok_or(SCALARS)),
-    ("starts_with", |value| text(value).map(ClaimTest::StartsWith)),
+    ("equals", |value| {
+        scalar(&value)
+            .map(|one| ClaimTest::OneOf(vec![one]))
+            .ok_or(SCALAR)
+    }),
+    ("one_of", |value| {
+        scalars(&value).map(ClaimTest::OneOf).ok_or(SCALARS)
+    }),
+    ("contains", |value| {
+        scalar(&value)
+            .map(|one| ClaimTest::Contains(ListMode::All, vec![one]))
+            .ok_or(SCALAR)
+    }),
+    ("contains_any", |value| {
+        scalars(&value)
+            .map(|list| ClaimTest::Contains(ListMode::Any, list))
+            .ok_or(SCALARS)
+    }),
+    ("contains_all", |value| {
+        scalars(&value)
+            .map(|list| ClaimTest::Contains(ListMode::All, list))
+            .ok_or(SCALARS)
+    }),
+    ("starts_with", |value| {
+        text(value).map(ClaimTest::StartsWith)
+    }),
     ("ends_with", |value| text(value).map(ClaimTest::EndsWith)),
-    ("exists", |value| only_true(&value).map(|()| ClaimTest::Exists)),
-    ("absent", |value| only_true(&value).map(|()| ClaimTest::Absent)),
+    ("exists", |value| {
+        only_true(&value).map(|()| ClaimTest::Exists)
+    }),
+    ("absent", |value| {
+        only_true(&value).map(|()| ClaimTest::Absent)
+    }),
     ("lt", |value| number(&value).map(ClaimTest::LessThan)),
     ("le", |value| number(&value).map(ClaimTest::AtMost)),
     ("gt", |value| number(&value).map(ClaimTest::GreaterThan)),
@@ -259,7 +348,11 @@ fn scalars(value: &Value) -> Option<Vec<Scalar>> {
         [one, two] => type_name(one) == type_name(two),
         _ => true,
     });
-    items.iter().map(scalar).collect::<Option<_>>().filter(|_| one_type)
+    items
+        .iter()
+        .map(scalar)
+        .collect::<Option<_>>()
+        .filter(|_| one_type)
 }
 
 fn number(value: &Value) -> Result<Number, &'static str> {

@@ -63,7 +63,10 @@ impl<'e> Sources<'e> {
             source: key.to_owned(),
         });
         let variable = self.variable(variable, problems);
-        self.first(key, [flag.filter(|one| !one.value.is_empty()), variable, file])
+        self.first(
+            key,
+            [flag.filter(|one| !one.value.is_empty()), variable, file],
+        )
     }
 
     /// An environment variable as people paste it: spaces and quotes around the value do not count,
@@ -77,7 +80,10 @@ impl<'e> Sources<'e> {
                 .and_then(|rest| rest.strip_suffix(*quote))
         });
         if unquoted.is_some() {
-            problems.warning(name, "the quotes around the value were removed; leave them out");
+            problems.warning(
+                name,
+                "the quotes around the value were removed; leave them out",
+            );
         }
         let value = unquoted.unwrap_or(trimmed).trim();
         (!value.is_empty()).then(|| Sourced {
@@ -87,7 +93,11 @@ impl<'e> Sources<'e> {
     }
 
     /// The first source that has a value wins; another with a different value is noted.
-    pub(super) fn first<const N: usize>(&mut self, key: &str, sources: [Option<Sourced>; N]) -> Option<Sourced> {
+    pub(super) fn first<const N: usize>(
+        &mut self,
+        key: &str,
+        sources: [Option<Sourced>; N],
+    ) -> Option<Sourced> {
         let mut present = sources.into_iter().flatten();
         let winner = present.next()?;
         let mut losers = String::new();
@@ -96,7 +106,10 @@ impl<'e> Sources<'e> {
             _ = write!(losers, "{separator}{:?} from {}", loser.value, loser.source);
         }
         if !losers.is_empty() {
-            self.notes.push(format!("{key}: {:?} from {} wins over {losers}", winner.value, winner.source));
+            self.notes.push(format!(
+                "{key}: {:?} from {} wins over {losers}",
+                winner.value, winner.source
+            ));
         }
         Some(winner)
     }

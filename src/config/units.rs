@@ -8,6 +8,9 @@ pub(super) const DURATION_FORM: &str = "a duration such as \"250ms\", \"5s\", \"
 /// How a size is written, for messages.
 pub(super) const SIZE_FORM: &str = "a size such as \"16KiB\" or \"4MiB\"";
 
+/// Longer than this is a slip of the finger.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// Parses a duration; `None` for any other text.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
@@ -18,7 +21,8 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number.checked_mul(milliseconds).map(Duration::from_millis)
+    let duration = Duration::from_millis(number.checked_mul(milliseconds)?);
+    (duration <= LONGEST).then_some(duration)
 }
 
 /// Parses a size in bytes; `None` for any other text.
@@ -62,8 +66,14 @@ mod tests {
             ("5S", None),
             ("99999999999999999999s", None),
             ("18446744073709551615h", None),
+            ("8784h", Some(31_622_400_000)),
+            ("8785h", None),
         ] {
-            assert_eq!(duration(text), expected.map(Duration::from_millis), "{text}");
+            assert_eq!(
+                duration(text),
+                expected.map(Duration::from_millis),
+                "{text}"
+            );
         }
     }
 

@@ -65,7 +65,11 @@ pub fn effective_host(head: &request::Parts) -> Result<Host, HostError> {
             if line.is_none() && !is_http2 {
                 return Err(HostError::Missing);
             }
-            let differs = line.is_some_and(|line| !line.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()));
+            let differs = line.is_some_and(|line| {
+                !line
+                    .as_bytes()
+                    .eq_ignore_ascii_case(authority.as_str().as_bytes())
+            });
             if is_http2 && differs {
                 return Err(HostError::Contradiction);
             }
@@ -87,11 +91,13 @@ fn is_well_formed(host: &[u8]) -> bool {
     };
     let (name, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, after)) if address.parse::<std::net::Ipv6Addr>().is_ok() => match after.strip_prefix(':') {
-                Some(port) => ("v6", Some(port)),
-                None if after.is_empty() => ("v6", None),
-                None => return false,
-            },
+            Some((address, after)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                match after.strip_prefix(':') {
+                    Some(port) => ("v6", Some(port)),
+                    None if after.is_empty() => ("v6", None),
+                    None => return false,
+                }
+            }
             _ => return false,
         },
         None => match text.split_once(':') {
@@ -100,9 +106,13 @@ fn is_well_formed(host: &[u8]) -> bool {
         },
     };
     let name_is_fine = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
     let port_is_fine = port.is_none_or(|port| {
-        port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        port.len() <= 5
+            && port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok()
     });
     name_is_fine && port_is_fine
 }
@@ -127,7 +137,11 @@ mod tests {
         for (uri, lines, expected) in [
             ("/", &["a.example"][..], Ok("a.example")),
             ("/", &["a.example:8080"], Ok("a.example:8080")),
-            ("/", &["under_score~x.example."], Ok("under_score~x.example.")),
+            (
+                "/",
+                &["under_score~x.example."],
+                Ok("under_score~x.example."),
+            ),
             ("/", &["[::1]:80"], Ok("[::1]:80")),
             ("/", &["127.0.0.1:65535"], Ok("127.0.0.1:65535")),
             ("http://b.example/x", &["a.example"], Ok("b.example")),
@@ -149,7 +163,11 @@ mod tests {
             ("/", &["[::g]"], Err(Malformed)),
             ("/", &["[::1]x"], Err(Malformed)),
         ] {
-            assert_eq!(host(Version::HTTP_11, uri, lines), expected.map(str::to_owned), "{uri} {lines:?}");
+            assert_eq!(
+                host(Version::HTTP_11, uri, lines),
+                expected.map(str::to_owned),
+                "{uri} {lines:?}"
+            );
         }
     }
 
@@ -158,10 +176,18 @@ mod tests {
         for (uri, lines, expected) in [
             ("http://a.example/", &[][..], Ok("a.example")),
             ("http://a.example/", &["A.example"], Ok("a.example")),
-            ("http://a.example/", &["b.example"], Err(HostError::Contradiction)),
+            (
+                "http://a.example/",
+                &["b.example"],
+                Err(HostError::Contradiction),
+            ),
             ("http://u@a.example/", &[], Err(HostError::Malformed)),
         ] {
-            assert_eq!(host(Version::HTTP_2, uri, lines), expected.map(str::to_owned), "{uri} {lines:?}");
+            assert_eq!(
+                host(Version::HTTP_2, uri, lines),
+                expected.map(str::to_owned),
+                "{uri} {lines:?}"
+            );
         }
     }
 }

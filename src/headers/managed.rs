@@ -60,7 +60,9 @@ impl ManagedNames {
         if peer_is_trusted {
             let allowed = forwarding || FROM_TRUSTED_PROXIES.contains(&name);
             let identity = self.holds(name) && !FROM_TRUSTED_PROXIES.contains(&name);
-            return identity || (forwarding && name.contains(['_', '.'])) || (!allowed && self.holds(name));
+            return identity
+                || (forwarding && name.contains(['_', '.']))
+                || (!allowed && self.holds(name));
         }
         forwarding || self.holds(name)
     }
@@ -80,18 +82,50 @@ impl ManagedNames {
 #[must_use]
 pub fn may_carry_identity(name: &HeaderName) -> bool {
     const RESERVED: [&str; 30] = [
-        "accept", "accept-encoding", "accept-language", "authorization", "cache-control", "connection",
-        "content-encoding", "content-length", "content-type", "cookie", "date", "expect", "host", "keep-alive",
-        "origin", "pragma", "range", "referer", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
-        "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "tracestate", "location",
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "authorization",
+        "cache-control",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "pragma",
+        "range",
+        "referer",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "tracestate",
+        "location",
     ];
     let folded = fold_text(name.as_str());
-    !RESERVED.contains(&folded.as_str()) && !ALWAYS.contains(&folded.as_str()) && !folded.starts_with("proxy-")
+    !RESERVED.contains(&folded.as_str())
+        && !ALWAYS.contains(&folded.as_str())
+        && !folded.starts_with("proxy-")
 }
 
 /// Header names are lower case already in `http`; what is not a letter or digit becomes a hyphen.
 const fn fold(byte: u8) -> u8 {
-    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+    if byte.is_ascii_alphanumeric() {
+        byte.to_ascii_lowercase()
+    } else {
+        b'-'
+    }
 }
 
 fn fold_text(name: &str) -> String {
@@ -103,7 +137,12 @@ fn is_folded(name: &str, folded: &str) -> bool {
 }
 
 fn has_folded_prefix(name: &str, prefix: &str) -> bool {
-    name.len() >= prefix.len() && name.bytes().map(fold).zip(prefix.bytes()).all(|(one, other)| one == other)
+    name.len() >= prefix.len()
+        && name
+            .bytes()
+            .map(fold)
+            .zip(prefix.bytes())
+            .all(|(one, other)| one == other)
 }
 
 #[cfg(test)]
@@ -119,14 +158,42 @@ mod tests {
     fn every_spelling_is_covered() {
         let managed = ManagedNames::new(&[name("x-forwarded-user"), name("x-mastra-client-type")]);
         for spelling in [
-            "x-forwarded-user", "X-Forwarded-User", "x_forwarded_user", "x.forwarded.user", "X-FORWARDED_USER",
-            "x!forwarded~user", "x-forwarded-email", "x_forwarded_for", "X.Forwarded.Host", "forwarded", "x-real-ip",
-            "x_real_ip", "X-Mastra-Client-Type", "x_mastra.client-type", "x-original-url", "x_rewrite_url",
-            "X-HTTP-Method-Override", "proxy", "dpop", "client-cert", "x_request_id", "traceparent", "http2-settings",
+            "x-forwarded-user",
+            "X-Forwarded-User",
+            "x_forwarded_user",
+            "x.forwarded.user",
+            "X-FORWARDED_USER",
+            "x!forwarded~user",
+            "x-forwarded-email",
+            "x_forwarded_for",
+            "X.Forwarded.Host",
+            "forwarded",
+            "x-real-ip",
+            "x_real_ip",
+            "X-Mastra-Client-Type",
+            "x_mastra.client-type",
+            "x-original-url",
+            "x_rewrite_url",
+            "X-HTTP-Method-Override",
+            "proxy",
+            "dpop",
+            "client-cert",
+            "x_request_id",
+            "traceparent",
+            "http2-settings",
         ] {
             assert!(managed.covers(&name(spelling), false), "{spelling}");
         }
-        for other in ["accept", "content-type", "x-forward", "x-forwardeduser", "x-tenant", "tracestate", "cookie", "mcp-session-id"] {
+        for other in [
+            "accept",
+            "content-type",
+            "x-forward",
+            "x-forwardeduser",
+            "x-tenant",
+            "tracestate",
+            "cookie",
+            "mcp-session-id",
+        ] {
             assert!(!managed.covers(&name(other), false), "{other}");
         }
     }
@@ -134,10 +201,22 @@ mod tests {
     #[test]
     fn a_trusted_proxy_may_forward_but_not_identify() {
         let managed = ManagedNames::new(&[name("x-forwarded-user")]);
-        for allowed in ["x-forwarded-for", "x-forwarded-port", "forwarded", "x-real-ip", "accept"] {
+        for allowed in [
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "forwarded",
+            "x-real-ip",
+            "accept",
+        ] {
             assert!(!managed.covers(&name(allowed), true), "{allowed}");
         }
-        for refused in ["x-forwarded-user", "x_forwarded_user", "x_forwarded_for", "x-original-url", "x-request-id"] {
+        for refused in [
+            "x-forwarded-user",
+            "x_forwarded_user",
+            "x_forwarded_for",
+            "x-original-url",
+            "x-request-id",
+        ] {
             assert!(managed.covers(&name(refused), true), "{refused}");
         }
     }
@@ -147,7 +226,16 @@ mod tests {
         for fine in ["x-forwarded-user", "x-auth-sub", "x-org-id", "remote-user"] {
             assert!(may_carry_identity(&name(fine)), "{fine}");
         }
-        for reserved in ["host", "authorization", "Content_Length", "x-forwarded-for", "via", "x-request-id", "proxy-user", "traceparent"] {
+        for reserved in [
+            "host",
+            "authorization",
+            "Content_Length",
+            "x-forwarded-for",
+            "via",
+            "x-request-id",
+            "proxy-user",
+            "traceparent",
+        ] {
             assert!(!may_carry_identity(&name(reserved)), "{reserved}");
         }
     }

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
 use http::{Method, Version, request};
 
 use super::host::{Host, HostError, effective_host};
@@ -40,7 +43,9 @@ impl fmt::Display for HeadError {
             Self::Host(error) => error.fmt(f),
             Self::Method => f.write_str("CONNECT and TRACE are not served"),
             Self::Scheme => f.write_str("the scheme is neither http nor https"),
-            Self::TransferEncoding => f.write_str("Transfer-Encoding is not exactly one \"chunked\""),
+            Self::TransferEncoding => {
+                f.write_str("Transfer-Encoding is not exactly one \"chunked\"")
+            }
             Self::Upgrade => f.write_str("only upgrades to websocket are served"),
         }
     }
@@ -57,12 +62,17 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
     if matches!(head.method, Method::CONNECT | Method::TRACE) {
         return Err(HeadError::Method);
     }
-    if head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+    if head
+        .uri
+        .scheme_str()
+        .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
+    {
         return Err(HeadError::Scheme);
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
-        let one_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        let one_chunked =
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
         if !one_chunked || head.headers.contains_key(CONTENT_LENGTH) {
             return Err(HeadError::TransferEncoding);
         }
@@ -77,7 +87,9 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
 #[must_use]
 pub(crate) fn is_websocket_upgrade(head: &request::Parts) -> bool {
     let mut protocols = head.headers.get_all(UPGRADE).iter();
-    let only_websocket = protocols.next().is_some_and(|one| one.as_bytes().eq_ignore_ascii_case(b"websocket"))
+    let only_websocket = protocols
+        .next()
+        .is_some_and(|one| one.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && protocols.next().is_none();
     only_websocket
         && head.version == Version::HTTP_11
@@ -109,7 +121,9 @@ pub struct Outbound<'r> {
 /// Turns a client's headers into the upstream's: connection fields and managed names go first, so
 /// that neither a `Connection` line nor a spelling can touch what is set afterwards.
 pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound: Outbound<'_>) {
-    let traceparent = only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes())).cloned();
+    let traceparent = only_value(headers, &TRACEPARENT)
+        .filter(|value| is_traceparent(value.as_bytes()))
+        .cloned();
     let forwarded_for = joined(headers, &X_FORWARDED_FOR);
     remove_hop_by_hop(headers);
     headers.remove(EXPECT);
@@ -132,11 +146,14 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
         headers.remove(TRACESTATE);
     }
     headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
-    headers.append(VIA, HeaderValue::from_static(match outbound.version {
-        Version::HTTP_2 => "2 authgate",
-        Version::HTTP_10 => "1.0 authgate",
-        _ => "1.1 authgate",
-    }));
+    headers.append(
+        VIA,
+        HeaderValue::from_static(match outbound.version {
+            Version::HTTP_2 => "2 authgate",
+            Version::HTTP_10 => "1.0 authgate",
+            _ => "1.1 authgate",
+        }),
+    );
     let forwarded_for = forwarded_for.filter(|_| outbound.peer_is_trusted);
     set_forwarded(headers, outbound.peer, forwarded_for, outbound.host);
     for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
@@ -145,7 +162,12 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
 }
 
 /// `X-Forwarded-*`: the peer, behind what a trusted proxy said. What it said of scheme and host stays.
-fn set_forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, before: Option<String>, host: &Host) {
+fn set_forwarded(
+    headers: &mut HeaderMap,
+    peer: Option<IpAddr>,
+    before: Option<String>,
+    host: &Host,
+) {
     let peer = peer.map(|address| address.to_canonical().to_string());
     let chain = match (before, peer) {
         (Some(before), Some(peer)) => Some(format!("{before}, {peer}")),
@@ -154,8 +176,12 @@ fn set_forwarded(headers: &mut HeaderMap, peer: Option<IpAddr>, before: Option<S
     if let Some(chain) = chain.and_then(|chain| HeaderValue::try_from(chain).ok()) {
         headers.insert(X_FORWARDED_FOR, chain);
     }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.value().clone());
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+    headers
+        .entry(X_FORWARDED_HOST)
+        .or_insert_with(|| host.value().clone());
 }
 
 fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
@@ -164,7 +190,11 @@ fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h Heade
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Vec<&str> = headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    let lines: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .collect();
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 
@@ -172,7 +202,11 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<HeaderValue> = headers.get_all(COOKIE).iter().cloned().collect();
     if crumbs.len() > 1 {
-        let whole: Vec<u8> = crumbs.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+        let whole: Vec<u8> = crumbs
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect::<Vec<_>>()
+            .join(&b"; "[..]);
         if let Ok(whole) = HeaderValue::from_bytes(&whole) {
             headers.insert(COOKIE, whole);
         }
@@ -201,72 +235,187 @@ mod tests {
         let mut headers = head("GET", "/", headers).headers;
         let host = host();
         let managed = ManagedNames::new(&[HeaderName::from_static("x-forwarded-user")]);
-        rewrite_request(&mut headers, &managed, Outbound {
-            identity: None,
-            forward_authorization: false,
-            host: &host,
-            version: Version::HTTP_11,
-            peer: Some([10, 0, 0, 9].into()),
-            peer_is_trusted: trusted,
-            request_id: &HeaderValue::from_static("id-1"),
-            traceparent: HeaderValue::from_static("fresh"),
-        });
+        rewrite_request(
+            &mut headers,
+            &managed,
+            Outbound {
+                identity: None,
+                forward_authorization: false,
+                host: &host,
+                version: Version::HTTP_11,
+                peer: Some([10, 0, 0, 9].into()),
+                peer_is_trusted: trusted,
+                request_id: &HeaderValue::from_static("id-1"),
+                traceparent: HeaderValue::from_static("fresh"),
+            },
+        );
         headers
     }
 
     fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
-        headers.get_all(name).iter().map(|value| value.to_str().expect("visible")).collect()
+        headers
+            .get_all(name)
+            .iter()
+            .map(|value| value.to_str().expect("visible"))
+            .collect()
     }
 
     #[test]
     fn unsound_heads_are_refused() {
-        let websocket = [("host", "a"), ("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        let websocket = [
+            ("host", "a"),
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+        ];
         assert!(check_head(&head("GET", "/", &websocket)).is_ok());
-        assert!(check_head(&head("POST", "/", &[("host", "a"), ("transfer-encoding", "Chunked")])).is_ok());
+        assert!(
+            check_head(&head(
+                "POST",
+                "/",
+                &[("host", "a"), ("transfer-encoding", "Chunked")]
+            ))
+            .is_ok()
+        );
         for (method, uri, headers, expected) in [
-            ("CONNECT", "a.example:443", &[("host", "a")][..], HeadError::Method),
+            (
+                "CONNECT",
+                "a.example:443",
+                &[("host", "a")][..],
+                HeadError::Method,
+            ),
             ("TRACE", "/", &[("host", "a")], HeadError::Method),
-            ("GET", "ftp://a.example/", &[("host", "a")], HeadError::Scheme),
-            ("POST", "/", &[("host", "a"), ("transfer-encoding", "gzip, chunked")], HeadError::TransferEncoding),
-            ("POST", "/", &[("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], HeadError::TransferEncoding),
-            ("POST", "/", &[("host", "a"), ("transfer-encoding", "identity")], HeadError::TransferEncoding),
-            ("POST", "/", &[("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "3")], HeadError::TransferEncoding),
-            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "h2c")], HeadError::Upgrade),
-            ("GET", "/", &[("host", "a"), ("upgrade", "websocket")], HeadError::Upgrade),
-            ("POST", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")], HeadError::Upgrade),
-            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], HeadError::Upgrade),
-            ("GET", "/", &[("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket, h2c")], HeadError::Upgrade),
+            (
+                "GET",
+                "ftp://a.example/",
+                &[("host", "a")],
+                HeadError::Scheme,
+            ),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
+                HeadError::TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                HeadError::TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("transfer-encoding", "identity")],
+                HeadError::TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3"),
+                ],
+                HeadError::TransferEncoding,
+            ),
+            (
+                "GET",
+                "/",
+                &[("host", "a"), ("connection", "upgrade"), ("upgrade", "h2c")],
+                HeadError::Upgrade,
+            ),
+            (
+                "GET",
+                "/",
+                &[("host", "a"), ("upgrade", "websocket")],
+                HeadError::Upgrade,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("connection", "upgrade"),
+                    ("upgrade", "websocket"),
+                ],
+                HeadError::Upgrade,
+            ),
+            (
+                "GET",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("connection", "upgrade"),
+                    ("upgrade", "websocket"),
+                    ("upgrade", "h2c"),
+                ],
+                HeadError::Upgrade,
+            ),
+            (
+                "GET",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("connection", "upgrade"),
+                    ("upgrade", "websocket, h2c"),
+                ],
+                HeadError::Upgrade,
+            ),
         ] {
-            assert_eq!(check_head(&head(method, uri, headers)), Err(expected), "{method} {uri} {headers:?}");
+            assert_eq!(
+                check_head(&head(method, uri, headers)),
+                Err(expected),
+                "{method} {uri} {headers:?}"
+            );
         }
     }
 
     #[test]
     fn what_the_client_must_not_say_goes_and_the_rest_stays() {
-        let headers = rewritten(&[
-            ("host", "spoofed.example"),
-            ("connection", "close, x-secret, x-forwarded-user"),
-            ("x-secret", "1"),
-            ("keep-alive", "5"),
-            ("te", "trailers"),
-            ("trailer", "x"),
-            ("proxy-connection", "x"),
-            ("proxy-authorization", "Basic x"),
-            ("authorization", "Bearer x"),
-            ("expect", "100-continue"),
-            ("x-forwarded-user", "admin"),
-            ("X_Forwarded_User", "admin"),
-            ("x-forwarded-for", "1.2.3.4"),
-            ("x-forwarded-host", "evil.example"),
-            ("forwarded", "for=1.2.3.4"),
-            ("x-request-id", "theirs"),
-            ("via", "1.1 front"),
-            ("accept", "a"),
-            ("accept", "b"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
-        ], false);
-        for gone in ["connection", "x-secret", "keep-alive", "te", "trailer", "proxy-connection", "proxy-authorization", "authorization", "expect", "x-forwarded-user", "x_forwarded_user", "forwarded"] {
+        let headers = rewritten(
+            &[
+                ("host", "spoofed.example"),
+                ("connection", "close, x-secret, x-forwarded-user"),
+                ("x-secret", "1"),
+                ("keep-alive", "5"),
+                ("te", "trailers"),
+                ("trailer", "x"),
+                ("proxy-connection", "x"),
+                ("proxy-authorization", "Basic x"),
+                ("authorization", "Bearer x"),
+                ("expect", "100-continue"),
+                ("x-forwarded-user", "admin"),
+                ("X_Forwarded_User", "admin"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-host", "evil.example"),
+                ("forwarded", "for=1.2.3.4"),
+                ("x-request-id", "theirs"),
+                ("via", "1.1 front"),
+                ("accept", "a"),
+                ("accept", "b"),
+                ("cookie", "a=1"),
+                ("cookie", "b=2"),
+            ],
+            false,
+        );
+        for gone in [
+            "connection",
+            "x-secret",
+            "keep-alive",
+            "te",
+            "trailer",
+            "proxy-connection",
+            "proxy-authorization",
+            "authorization",
+            "expect",
+            "x-forwarded-user",
+            "x_forwarded_user",
+            "forwarded",
+        ] {
             assert!(values(&headers, gone).is_empty(), "{gone}");
         }
         for (name, expected) in [
@@ -286,7 +435,15 @@ mod tests {
 
     #[test]
     fn a_trusted_proxy_is_extended() {
-        let headers = rewritten(&[("x-forwarded-for", "1.2.3.4"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "public.example"), ("x-forwarded-user", "admin")], true);
+        let headers = rewritten(
+            &[
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "public.example"),
+                ("x-forwarded-user", "admin"),
+            ],
+            true,
+        );
         assert_eq!(values(&headers, "x-forwarded-for"), ["1.2.3.4, 10.0.0.9"]);
         assert_eq!(values(&headers, "x-forwarded-proto"), ["https"]);
         assert_eq!(values(&headers, "x-forwarded-host"), ["public.example"]);
@@ -299,7 +456,14 @@ mod tests {
         let kept = rewritten(&[("traceparent", TRACE), ("tracestate", "v=1")], false);
         assert_eq!(values(&kept, "traceparent"), [TRACE]);
         assert_eq!(values(&kept, "tracestate"), ["v=1"]);
-        for unsound in [&[("traceparent", "junk"), ("tracestate", "v=1")][..], &[("traceparent", TRACE), ("traceparent", TRACE), ("tracestate", "v=1")]] {
+        for unsound in [
+            &[("traceparent", "junk"), ("tracestate", "v=1")][..],
+            &[
+                ("traceparent", TRACE),
+                ("traceparent", TRACE),
+                ("tracestate", "v=1"),
+            ],
+        ] {
             let restarted = rewritten(unsound, false);
             assert_eq!(values(&restarted, "traceparent"), ["fresh"]);
             assert!(values(&restarted, "tracestate").is_empty());

@@ -9,7 +9,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Drops the upstream's connection fields, and names the request where the upstream did not.
 pub fn rewrite_response(headers: &mut HeaderMap, request_id: &HeaderValue) {
     remove_hop_by_hop(headers);
-    headers.entry(X_REQUEST_ID).or_insert_with(|| request_id.clone());
+    headers
+        .entry(X_REQUEST_ID)
+        .or_insert_with(|| request_id.clone());
 }
 
 /// The same for `101 Switching Protocols`, whose two connection fields are made anew.

@@ -7,24 +7,35 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 #[must_use]
 pub fn is_request_id(text: &[u8]) -> bool {
     (1..=MAX_REQUEST_ID_BYTES).contains(&text.len())
-        && text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
 }
 
 /// Trace Context §3.2: `version-trace_id-parent_id-flags`, lower-case hex, ids not all zero.
 #[must_use]
 pub fn is_traceparent(text: &[u8]) -> bool {
     let mut fields = text.splitn(5, |byte| *byte == b'-');
-    let mut field = |length: usize| fields.next().filter(|field| field.len() == length && field.iter().all(is_lower_hex));
-    let (Some(version), Some(trace_id), Some(parent_id), Some(_flags)) = (field(2), field(32), field(16), field(2)) else {
+    let mut field = |length: usize| {
+        fields
+            .next()
+            .filter(|field| field.len() == length && field.iter().copied().all(is_lower_hex))
+    };
+    let (Some(version), Some(trace_id), Some(parent_id), Some(_flags)) =
+        (field(2), field(32), field(16), field(2))
+    else {
         return false;
     };
     let not_zero = |id: &[u8]| id.iter().any(|byte| *byte != b'0');
     // A later version may append fields; version 00 has none.
     let nothing_follows = fields.next().is_none();
-    version != b"ff" && (version != b"00" || nothing_follows) && not_zero(trace_id) && not_zero(parent_id)
+    version != b"ff"
+        && (version != b"00" || nothing_follows)
+        && not_zero(trace_id)
+        && not_zero(parent_id)
 }
 
-const fn is_lower_hex(byte: &u8) -> bool {
+const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 

@@ -7,7 +7,7 @@ use ring::signature::{self, VerificationAlgorithm};
 /// A signature algorithm that can be configured. Symmetric algorithms and `none` cannot be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// EdDSA with Ed25519.
+    /// `EdDSA` with Ed25519.
     EdDsa,
     /// ECDSA with P-256 and SHA-256.
     Es256,

@@ -191,8 +191,8 @@ impl Key {
                 ));
             }
         };
-        let (kind, material) = public_material(members)?;
-        let algorithm = bind_algorithm(members.get("alg"), kind, allowed)?;
+        let (key_kind, material) = public_material(members)?;
+        let algorithm = bind_algorithm(members.get("alg"), key_kind, allowed)?;
         Ok(Self {
             kid,
             algorithm,
@@ -317,7 +317,7 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
 
 fn bit_length(bytes: &[u8]) -> usize {
     bytes.first().map_or(0, |first| {
-        let unused = first.leading_zeros() as usize;
+        let unused = usize::try_from(first.leading_zeros()).unwrap_or(0);
         bytes.len().saturating_mul(8).saturating_sub(unused)
     })
 }

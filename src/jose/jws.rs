@@ -67,11 +67,10 @@ impl fmt::Display for JwsError {
         match self {
             Self::CriticalHeader => f.write_str("header has crit"),
             Self::EmbeddedKey(name) => write!(f, "header has {name}"),
-            Self::EncryptedOrOpaque { parts } => write!(f, "{parts} parts"),
             Self::HeaderMember(name) => write!(f, "header member {name} is missing or malformed"),
             Self::HeaderNotJson(error) => write!(f, "header: {error}"),
             Self::NotBase64Url(part) => write!(f, "{part} is not canonical base64url"),
-            Self::Parts(parts) => write!(f, "{parts} parts"),
+            Self::EncryptedOrOpaque { parts } | Self::Parts(parts) => write!(f, "{parts} parts"),
             Self::Signature => f.write_str("signature does not match"),
         }
     }

@@ -89,7 +89,9 @@ impl FetchError {
 
 impl fmt::Debug for Fetcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fetcher").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("Fetcher")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,7 +132,9 @@ impl Fetcher {
             None => connect(url).await?,
             Some(proxy) => {
                 if proxy.uri().scheme_str() != Some("http") {
-                    return Err(FetchError::Proxy("only http:// proxies are supported".to_owned()));
+                    return Err(FetchError::Proxy(
+                        "only http:// proxies are supported".to_owned(),
+                    ));
                 }
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), HttpConnector::new());
                 if let Some(credentials) = proxy.basic_auth() {
@@ -162,7 +166,11 @@ fn with_port(url: &Uri) -> Result<Uri, FetchError> {
 }
 
 async fn connect(url: &Uri) -> Result<TokioIo<tokio::net::TcpStream>, FetchError> {
-    let default_port = if url.scheme_str() == Some("http") { 80 } else { 443 };
+    let default_port = if url.scheme_str() == Some("http") {
+        80
+    } else {
+        443
+    };
     let port = url.port_u16().unwrap_or(default_port);
     let stream = tokio::net::TcpStream::connect((bare_host(url), port))
         .await
@@ -181,14 +189,23 @@ where
     S: Read + Write + Send + Unpin + 'static,
 {
     let (mut sender, connection) = http1::handshake(stream).await.map_err(FetchError::Http)?;
-    let request = Request::get(url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
-        .header(HOST, url.authority().map_or("", http::uri::Authority::as_str))
-        .header(ACCEPT, "application/json")
-        .header(USER_AGENT, concat!("authgate/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| FetchError::Connect(error.to_string()))?;
+    let request = Request::get(
+        url.path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str),
+    )
+    .header(
+        HOST,
+        url.authority().map_or("", http::uri::Authority::as_str),
+    )
+    .header(ACCEPT, "application/json")
+    .header(USER_AGENT, concat!("authgate/", env!("CARGO_PKG_VERSION")))
+    .body(Empty::<Bytes>::new())
+    .map_err(|error| FetchError::Connect(error.to_string()))?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(FetchError::Http)?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(FetchError::Http)?;
         if response.status() != StatusCode::OK {
             let retry_after = response.headers().get(RETRY_AFTER);
             let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -197,14 +214,20 @@ where
                 retry_after: seconds.map(Duration::from_secs),
             });
         }
-        let body = Limited::new(response.into_body(), MAX_DOCUMENT_BYTES).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                FetchError::TooLarge
-            } else {
-                error.downcast().map_or_else(|error| FetchError::Connect(error.to_string()), |error| FetchError::Http(*error))
-            }
-        })
+        let body = Limited::new(response.into_body(), MAX_DOCUMENT_BYTES)
+            .collect()
+            .await;
+        body.map(http_body_util::Collected::to_bytes)
+            .map_err(|error| {
+                if error.is::<LengthLimitError>() {
+                    FetchError::TooLarge
+                } else {
+                    error.downcast().map_or_else(
+                        |error| FetchError::Connect(error.to_string()),
+                        |error| FetchError::Http(*error),
+                    )
+                }
+            })
     };
     // The connection makes progress only while it is polled; it ends with the answer.
     tokio::pin!(connection);
@@ -225,8 +248,12 @@ async fn read_file(path: &std::path::Path) -> Result<Bytes, FetchError> {
     let read = move || {
         use std::io::Read as _;
         let mut document = Vec::new();
-        let limit = u64::try_from(MAX_DOCUMENT_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-        std::fs::File::open(path)?.take(limit).read_to_end(&mut document)?;
+        let limit = u64::try_from(MAX_DOCUMENT_BYTES)
+            .unwrap_or(u64::MAX)
+            .saturating_add(1);
+        std::fs::File::open(path)?
+            .take(limit)
+            .read_to_end(&mut document)?;
         Ok(document)
     };
     let document = tokio::task::spawn_blocking(read)

@@ -9,7 +9,12 @@ use crate::jose::{Algorithm, KeySet};
 
 impl KeyStore {
     /// Keeps one issuer's keys fresh, for ever. `place` is the issuer's place among the tenants.
-    pub async fn refresh_forever(self: Arc<Self>, place: usize, fetcher: Fetcher, algorithms: Vec<Algorithm>) {
+    pub async fn refresh_forever(
+        self: Arc<Self>,
+        place: usize,
+        fetcher: Fetcher,
+        algorithms: Vec<Algorithm>,
+    ) {
         let Some(issuer) = self.issuers.get(place) else {
             return;
         };
@@ -18,10 +23,15 @@ impl KeyStore {
             let now = Instant::now();
             let (due, wake_at, usable) = {
                 let rotation = issuer.rotation();
-                (rotation.is_due(now), rotation.wake_at(now), rotation.is_usable(now))
+                (
+                    rotation.is_due(now),
+                    rotation.wake_at(now),
+                    rotation.is_usable(now),
+                )
             };
             if due {
-                self.refresh(issuer, &fetcher, &algorithms, seed.unit()).await;
+                self.refresh(issuer, &fetcher, &algorithms, seed.unit())
+                    .await;
                 continue;
             }
             if !usable {
@@ -34,7 +44,13 @@ impl KeyStore {
         }
     }
 
-    async fn refresh(&self, issuer: &IssuerState, fetcher: &Fetcher, algorithms: &[Algorithm], jitter: f64) {
+    async fn refresh(
+        &self,
+        issuer: &IssuerState,
+        fetcher: &Fetcher,
+        algorithms: &[Algorithm],
+        jitter: f64,
+    ) {
         issuer.rotation().on_started(Instant::now());
         let name = issuer.tenant.issuer.as_str();
         match fetch_keys(issuer, fetcher, algorithms).await {
@@ -44,20 +60,31 @@ impl KeyStore {
                 tracing::info!(issuer = name, keys = keys.keys().len(), "keys fetched");
             }
             Err((why, retry_after)) => {
-                issuer.rotation().on_failure(Instant::now(), retry_after, jitter);
+                issuer
+                    .rotation()
+                    .on_failure(Instant::now(), retry_after, jitter);
                 tracing::warn!(issuer = name, error = why, "key fetch failed");
             }
         }
-        issuer.finished.send_modify(|count| *count = count.wrapping_add(1));
+        issuer
+            .finished
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Takes keys away that have served for as long as they may.
     fn drop_stale(&self, issuer: &IssuerState) {
         let name = issuer.tenant.issuer.as_str();
-        let has_keys = self.current().issuers().iter().any(|known| known.issuer == name && known.keys.is_some());
+        let has_keys = self
+            .current()
+            .issuers()
+            .iter()
+            .any(|known| known.issuer == name && known.keys.is_some());
         if has_keys {
             self.publish(name, None);
-            tracing::error!(issuer = name, "the last good keys are older than auth0.keys.serve_stale allows; tokens are answered with 503 until a fetch succeeds");
+            tracing::error!(
+                issuer = name,
+                "the last good keys are older than auth0.keys.serve_stale allows; tokens are answered with 503 until a fetch succeeds"
+            );
         }
     }
 }
@@ -72,7 +99,8 @@ async fn fetch_keys(
         .fetch(&issuer.tenant.source)
         .await
         .map_err(|error| (error.to_string(), error.retry_after()))?;
-    let (keys, skipped) = KeySet::parse(&document, algorithms).map_err(|error| (error.to_string(), None))?;
+    let (keys, skipped) =
+        KeySet::parse(&document, algorithms).map_err(|error| (error.to_string(), None))?;
     for key in skipped {
         tracing::warn!(
             issuer = issuer.tenant.issuer,

@@ -100,7 +100,8 @@ impl KeyStore {
         let complete = next.is_complete();
         *current = Arc::new(next);
         drop(current);
-        self.complete.send_if_modified(|known| std::mem::replace(known, complete) != complete);
+        self.complete
+            .send_if_modified(|known| std::mem::replace(known, complete) != complete);
     }
 }
 
@@ -130,11 +131,14 @@ mod tests {
             issuer: ISSUER.to_owned(),
             source: KeySource::File("unused".into()),
         };
-        KeyStore::new(&[tenant], RotationSettings {
-            refresh: Duration::from_secs(600),
-            cooldown: Duration::from_secs(30),
-            serve_stale: Duration::from_secs(60),
-        })
+        KeyStore::new(
+            &[tenant],
+            RotationSettings {
+                refresh: Duration::from_secs(600),
+                cooldown: Duration::from_secs(30),
+                serve_stale: Duration::from_secs(60),
+            },
+        )
     }
 
     fn keys(names: &[&str]) -> KeySet {
@@ -144,7 +148,8 @@ mod tests {
             .map(|kid| serde_json::json!({"kty":"RSA","kid":kid,"n":modulus,"e":"AQAB"}))
             .collect();
         let document = serde_json::json!({ "keys": keys }).to_string();
-        let (set, skipped) = KeySet::parse(document.as_bytes(), &[Algorithm::Rs256]).expect("a JWK Set");
+        let (set, skipped) =
+            KeySet::parse(document.as_bytes(), &[Algorithm::Rs256]).expect("a JWK Set");
         assert_eq!(skipped, []);
         set
     }
@@ -153,7 +158,14 @@ mod tests {
     fn generations_move_only_when_a_key_goes() {
         let store = store();
         let mut seen = Vec::new();
-        for set in [Some(keys(&["a"])), Some(keys(&["a"])), Some(keys(&["b", "a"])), Some(keys(&["b"])), None, Some(keys(&["b"]))] {
+        for set in [
+            Some(keys(&["a"])),
+            Some(keys(&["a"])),
+            Some(keys(&["b", "a"])),
+            Some(keys(&["b"])),
+            None,
+            Some(keys(&["b"])),
+        ] {
             store.publish(ISSUER, set.as_ref());
             seen.push(store.current().generation());
         }

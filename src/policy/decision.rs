@@ -280,11 +280,11 @@ impl<'p> Matched<'p> {
             },
         )];
         for outcome in self.outcomes() {
-            if let Outcome::Route(route) = outcome {
-                if let Access::Authenticated(condition) = &route.access {
-                    let rule = Arc::clone(route.pattern.source());
-                    conditions.push((route.shadow, Enforced { rule, condition }));
-                }
+            if let Outcome::Route(route) = outcome
+                && let Access::Authenticated(condition) = &route.access
+            {
+                let rule = Arc::clone(route.pattern.source());
+                conditions.push((route.shadow, Enforced { rule, condition }));
             }
         }
         let (shadow, enforced): (Vec<_>, Vec<_>) =
@@ -350,7 +350,7 @@ fn scopes_to_pass(conditions: &[Enforced<'_>], claims: &Claims) -> Option<BTreeS
         .then_some(needed)
 }
 
-impl<'p> Outcome<'p> {
+impl Outcome<'_> {
     /// Adds an outcome that is not there yet.
     fn add_to(self, outcomes: &mut Vec<Self>) {
         let same = |other: &Self| match (self, other) {

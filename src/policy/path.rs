@@ -154,10 +154,11 @@ fn is_plain(path: &str) -> bool {
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Result<Cow<'_, str>, PathError>;
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     |path| decode(path, &[]),
     |path| decode(path, b"/"),
-    // What JavaScript's decodeURI leaves alone; Hono routes on its result.
+    // What JavaScript's decodeURI leaves alone; Hono routes on its result, and keeps %25 as well.
+    |path| decode(path, b";/?:@&=+$,#"),
     |path| decode(path, b";/?:@&=+$,#%"),
     |path| Ok(backslashes_to_slashes(path)),
     |path| Ok(merge_slashes(path)),

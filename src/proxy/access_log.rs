@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::Refusal;
 use crate::identity::Identity;
+use crate::token::VerifiedToken;
 
 /// The longest part of a path that is logged; a path can be as long as `limits.uri_bytes`.
 const MAX_LOGGED_PATH: usize = 1024;
@@ -62,7 +63,11 @@ impl Outcome {
 
 impl AccessLog {
     /// Starts the record. Until something else is known, the client has gone away.
-    pub(super) fn begin(request: &Request<Incoming>, request_id: &HeaderValue, client: Option<SocketAddr>) -> Self {
+    pub(super) fn begin(
+        request: &Request<Incoming>,
+        request_id: &HeaderValue,
+        client: Option<SocketAddr>,
+    ) -> Self {
         let path = request.uri().path();
         let path = path.get(..MAX_LOGGED_PATH).unwrap_or(path);
         Self {
@@ -139,7 +144,9 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         let token = self.caller.as_ref().map(|caller| caller.token());
-        let code = self.code.or((self.outcome == Outcome::Cancelled).then_some("client_closed"));
+        let code = self
+            .code
+            .or((self.outcome == Outcome::Cancelled).then_some("client_closed"));
         tracing::info!(
             target: "authgate::request",
             request_id = self.request_id,
@@ -151,7 +158,7 @@ impl Drop for AccessLog {
             code,
             detail = self.detail,
             route = self.route.as_deref(),
-            sub = token.map(|token| token.subject()),
+            sub = token.map(VerifiedToken::subject),
             kid = token.map_or(self.kid.as_deref(), |token| token.kid()),
             duration_ms = milliseconds(self.started.elapsed()),
             upstream_ms = self.upstream.map(milliseconds),

@@ -19,7 +19,8 @@ impl Proxy {
         now: UnixTime,
         log: &mut AccessLog,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
-        let Some(bearer) = token::bearer_token(&head.headers).map_err(Refusal::Authorization)? else {
+        let Some(bearer) = token::bearer_token(&head.headers).map_err(Refusal::Authorization)?
+        else {
             return Ok(None);
         };
         let generation = self.shared.keys.current().generation();
@@ -56,7 +57,12 @@ impl Proxy {
         })?;
         let valid_until = token.valid_until();
         let identity = Arc::new(self.shared.config.identity.identify(token));
-        self.shared.verified.insert(bearer.secret(), generation, valid_until, Arc::clone(&identity));
+        self.shared.verified.insert(
+            bearer.secret(),
+            generation,
+            valid_until,
+            Arc::clone(&identity),
+        );
         Ok(identity)
     }
 
@@ -65,7 +71,14 @@ impl Proxy {
         token: &Unverified<'_>,
         now: UnixTime,
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
-        let check = || self.shared.verifier.verify(token, &self.shared.keys.current(), now);
-        self.first_sight.in_turn(check).await.map_err(|Overloaded| Refusal::Overloaded)
+        let check = || {
+            self.shared
+                .verifier
+                .verify(token, &self.shared.keys.current(), now)
+        };
+        self.first_sight
+            .in_turn(check)
+            .await
+            .map_err(|Overloaded| Refusal::Overloaded)
     }
 }

@@ -65,7 +65,9 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime")
     }
 
     #[test]
@@ -96,7 +98,9 @@ mod tests {
             first_sight.waiting.store(MAX_WAITING, Ordering::Relaxed);
             assert!(first_sight.in_turn(|| ()).await.is_err());
             assert_eq!(first_sight.waiting.load(Ordering::Relaxed), MAX_WAITING);
-            first_sight.waiting.store(MAX_WAITING - 1, Ordering::Relaxed);
+            first_sight
+                .waiting
+                .store(MAX_WAITING - 1, Ordering::Relaxed);
             assert!(first_sight.in_turn(|| ()).await.is_ok());
             assert_eq!(first_sight.waiting.load(Ordering::Relaxed), MAX_WAITING - 1);
         });

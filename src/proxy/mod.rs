@@ -97,12 +97,21 @@ impl Proxy {
             Ok(Answer::Switched(switched)) => tunnel::answer(switched, log),
             Err(refusal) => {
                 log.refused(&refusal);
-                respond::refuse(&refusal, &self.shared.config.auth0.name, &request_id, wants_cors, log)
+                respond::refuse(
+                    &refusal,
+                    &self.shared.config.auth0.name,
+                    &request_id,
+                    wants_cors,
+                    log,
+                )
             }
         };
-        if client.is_draining() && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        if client.is_draining() && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
             // Tells the client to use another connection next time (RFC 9112 §9.6).
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -125,10 +134,14 @@ impl Proxy {
         let is_upgrade = headers::is_websocket_upgrade(&head);
         let outbound = self.outbound(&head, &host, client, request_id);
         let body = RequestBody::new(body, self.shared.config.limits.body_bytes);
-        let authorized = AuthorizedRequest::new(&permit, head, body, &self.shared.config.managed, outbound);
+        let authorized =
+            AuthorizedRequest::new(&permit, head, body, &self.shared.config.managed, outbound);
         log.sending();
         if is_upgrade {
-            let answer = self.upstream.send_upgrade(authorized.upgrading_to_websocket()).await?;
+            let answer = self
+                .upstream
+                .send_upgrade(authorized.upgrading_to_websocket())
+                .await?;
             log.answered();
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
@@ -139,9 +152,17 @@ impl Proxy {
     }
 
     /// What must be sound before anything is decided.
-    fn check(&self, head: &request::Parts, body: &Incoming, client: &Client) -> Result<Host, Refusal> {
+    fn check(
+        &self,
+        head: &request::Parts,
+        body: &Incoming,
+        client: &Client,
+    ) -> Result<Host, Refusal> {
         let limits = &self.shared.config.limits;
-        let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
         if target > limits.uri_bytes {
             return Err(Refusal::UriTooLong);
         }
@@ -149,33 +170,56 @@ impl Proxy {
             return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
         }
         let declared = body.size_hint().exact();
-        let limit = limits.body_bytes.and_then(|limit| u64::try_from(limit).ok());
-        if declared.zip(limit).is_some_and(|(declared, limit)| declared > limit) {
+        let limit = limits
+            .body_bytes
+            .and_then(|limit| u64::try_from(limit).ok());
+        if declared
+            .zip(limit)
+            .is_some_and(|(declared, limit)| declared > limit)
+        {
             return Err(Refusal::BodyTooLarge);
         }
         headers::check_head(head).map_err(Refusal::Head)
     }
 
     /// Both checks: who is asking, and may they.
-    async fn permit(&self, head: &request::Parts, body: &Incoming, log: &mut AccessLog) -> Result<Permit, Refusal> {
+    async fn permit(
+        &self,
+        head: &request::Parts,
+        body: &Incoming,
+        log: &mut AccessLog,
+    ) -> Result<Permit, Refusal> {
         let policy = &self.shared.config.policy;
         if let Some(method) = preflight_method(head, body) {
-            let matched = policy.matched(method, head.uri.path()).map_err(Refusal::Path)?;
+            let matched = policy
+                .matched(method, head.uri.path())
+                .map_err(Refusal::Path)?;
             log.matched(matched.route());
             return matched.authorize_preflight().map_err(Refusal::Denied);
         }
-        let matched = policy.matched(head.method.as_str(), head.uri.path()).map_err(Refusal::Path)?;
+        let matched = policy
+            .matched(head.method.as_str(), head.uri.path())
+            .map_err(Refusal::Path)?;
         log.matched(matched.route());
         let caller = self.authenticate(head, UnixTime::now(), log).await?;
         let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
         matched.authorize(caller).map_err(Refusal::Denied)
     }
 
-    fn outbound<'r>(&self, head: &request::Parts, host: &'r Host, client: &Client, request_id: &'r HeaderValue) -> Outbound<'r> {
+    fn outbound<'r>(
+        &self,
+        head: &request::Parts,
+        host: &'r Host,
+        client: &Client,
+        request_id: &'r HeaderValue,
+    ) -> Outbound<'r> {
         let config = &self.shared.config;
         let peer: Option<IpAddr> = client.address.map(|address| address.ip());
         let peer_is_trusted = peer.is_some_and(|peer| {
-            config.trusted_proxies.iter().any(|network| network.contains(&peer.to_canonical()))
+            config
+                .trusted_proxies
+                .iter()
+                .any(|network| network.contains(&peer.to_canonical()))
         });
         Outbound {
             identity: None,
@@ -201,7 +245,12 @@ impl Proxy {
     fn fresh_traceparent(&self) -> HeaderValue {
         // "| 1": an id of zeros only is invalid.
         self.fresh(|random| {
-            format!("00-{:016x}{:016x}-{:016x}-01", random.bits(), random.bits() | 1, random.bits() | 1)
+            format!(
+                "00-{:016x}{:016x}-{:016x}-01",
+                random.bits(),
+                random.bits() | 1,
+                random.bits() | 1
+            )
         })
     }
 

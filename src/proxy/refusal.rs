@@ -62,8 +62,12 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
             Self::Head(error) => error.fmt(f),
-            Self::KeysUnavailable => f.write_str("an issuer's keys are not there, so no token can be judged"),
-            Self::Overloaded => f.write_str("too many new tokens are waiting for their signature check"),
+            Self::KeysUnavailable => {
+                f.write_str("an issuer's keys are not there, so no token can be judged")
+            }
+            Self::Overloaded => {
+                f.write_str("too many new tokens are waiting for their signature check")
+            }
             Self::Path(error) => error.fmt(f),
             Self::Token(rejection) => rejection.fmt(f),
             Self::Upstream(failure) => failure.fmt(f),

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap,
-    HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
+    HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
@@ -63,21 +63,30 @@ impl Answer {
 fn answer(refusal: &Refusal) -> Answer {
     match refusal {
         Refusal::Authorization(_) => Answer {
-            challenge: Challenge::InvalidRequest("The Authorization header is not exactly one Bearer token"),
+            challenge: Challenge::InvalidRequest(
+                "The Authorization header is not exactly one Bearer token",
+            ),
             ..Answer::plain(StatusCode::BAD_REQUEST, "Malformed Authorization header")
         },
-        Refusal::BodyTooLarge => Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large"),
+        Refusal::BodyTooLarge => {
+            Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
+        }
         Refusal::Denied(denial) => denied(denial),
         Refusal::Head(HeadError::Method) => {
             Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not served")
         }
-        Refusal::Head(HeadError::Upgrade) => Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served"),
+        Refusal::Head(HeadError::Upgrade) => {
+            Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served")
+        }
         Refusal::Head(HeadError::Host(_) | HeadError::Scheme | HeadError::TransferEncoding) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
         }
         Refusal::KeysUnavailable => Answer {
             header: Some((RETRY_AFTER, KEYS_RETRY_AFTER.to_owned())),
-            ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Tokens cannot be verified at the moment")
+            ..Answer::plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Tokens cannot be verified at the moment",
+            )
         },
         Refusal::Overloaded => Answer {
             header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
@@ -103,9 +112,10 @@ fn answer(refusal: &Refusal) -> Answer {
 #[deny(clippy::wildcard_enum_match_arm)]
 fn denied(denial: &Denial) -> Answer {
     match denial {
-        Denial::Denied { .. } | Denial::RuleFailed { .. } | Denial::Unmatched | Denial::WrongClaimType { .. } => {
-            Answer::plain(StatusCode::FORBIDDEN, "Access denied")
-        }
+        Denial::Denied { .. }
+        | Denial::RuleFailed { .. }
+        | Denial::Unmatched
+        | Denial::WrongClaimType { .. } => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
         Denial::MethodNotCovered { allow, .. } => Answer {
             header: Some((ALLOW, allow.join(", "))),
             ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
@@ -145,14 +155,21 @@ pub(super) fn refuse(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_REQUEST_ID, request_id.clone());
-    set_text(headers, WWW_AUTHENTICATE, challenge(&answer.challenge, realm));
+    set_text(
+        headers,
+        WWW_AUTHENTICATE,
+        challenge(&answer.challenge, realm),
+    );
     if let Some((name, value)) = answer.header {
         set_text(headers, name, Some(value));
     }
     if wants_cors {
         // A page on any origin may read why it was refused; there is nothing of the upstream in it.
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+        headers.insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
     }
     response
 }
@@ -162,7 +179,10 @@ pub(super) fn refuse(
 fn challenge(challenge: &Challenge, realm: &str) -> Option<String> {
     let mut text = format!("Bearer realm=\"{}\"", quotable(realm));
     let mut error = |code: &str, description: &str| {
-        _ = write!(text, ", error=\"{code}\", error_description=\"{description}\"");
+        _ = write!(
+            text,
+            ", error=\"{code}\", error_description=\"{description}\""
+        );
     };
     match challenge {
         Challenge::None => return None,
@@ -170,7 +190,10 @@ fn challenge(challenge: &Challenge, realm: &str) -> Option<String> {
         Challenge::InvalidRequest(description) => error("invalid_request", description),
         Challenge::InvalidToken(description) => error("invalid_token", description),
         Challenge::InsufficientScope(scopes) => {
-            error("insufficient_scope", "The token lacks a scope that this request needs");
+            error(
+                "insufficient_scope",
+                "The token lacks a scope that this request needs",
+            );
             _ = write!(text, ", scope=\"{}\"", quotable(scopes));
         }
     }

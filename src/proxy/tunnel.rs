@@ -23,9 +23,17 @@ pub(super) struct Switched {
 
 /// Looks at the upstream's answer to an upgrade. Only `101` with `websocket` opens a tunnel; any
 /// other answer is an ordinary one (CVE-2026-2833: no byte passes before that).
-pub(super) fn open(mut response: Response<Incoming>, client: OnUpgrade, request_id: &HeaderValue, connection: &Client) -> Answer {
+pub(super) fn open(
+    mut response: Response<Incoming>,
+    client: OnUpgrade,
+    request_id: &HeaderValue,
+    connection: &Client,
+) -> Answer {
     let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        && response
+            .headers()
+            .get(UPGRADE)
+            .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if agreed {
         headers::rewrite_switching_response(response.headers_mut(), request_id);
         return Answer::Switched(Switched {
@@ -40,7 +48,11 @@ pub(super) fn open(mut response: Response<Incoming>, client: OnUpgrade, request_
 
 /// Answers the client and lets the tunnel run on its own. The log line comes at its end.
 pub(super) fn answer(switched: Switched, mut log: AccessLog) -> Response<Body> {
-    let Switched { mut response, client, slot } = switched;
+    let Switched {
+        mut response,
+        client,
+        slot,
+    } = switched;
     let upstream = hyper::upgrade::on(&mut response);
     log.status(response.status());
     tokio::spawn(async move {
@@ -49,7 +61,13 @@ pub(super) fn answer(switched: Switched, mut log: AccessLog) -> Response<Body> {
         match tokio::try_join!(client, upstream) {
             Ok((client, upstream)) => {
                 let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-                let ended = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut upstream, BUFFER_BYTES, BUFFER_BYTES).await;
+                let ended = tokio::io::copy_bidirectional_with_sizes(
+                    &mut client,
+                    &mut upstream,
+                    BUFFER_BYTES,
+                    BUFFER_BYTES,
+                )
+                .await;
                 if let Err(error) = ended {
                     tracing::debug!(%error, request_id = log.request_id(), "tunnel ended");
                 }

@@ -69,7 +69,7 @@ impl SubjectKind {
     }
 }
 
-/// RFC 8725 §3.11, RFC 9068 §4: an ID token, a DPoP proof or a logout token is no access token.
+/// RFC 8725 §3.11, RFC 9068 §4: an ID token, a `DPoP` proof or a logout token is no access token.
 pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Rejection> {
     // RFC 7515 §4.1.9: "application/" is implied, and media types are case-insensitive.
     let short = typ.map(|typ| {
@@ -139,24 +139,24 @@ pub(super) fn check_times(
     if now >= exp + tolerance {
         return Err(Rejection::Expired { exp, now });
     }
-    if let Some(nbf) = numeric_date(claims, "nbf")? {
-        if nbf > now + tolerance {
-            return Err(Rejection::NotYetValid {
-                claim: "nbf",
-                value: nbf,
-                now,
-            });
-        }
+    if let Some(nbf) = numeric_date(claims, "nbf")?
+        && nbf > now + tolerance
+    {
+        return Err(Rejection::NotYetValid {
+            claim: "nbf",
+            value: nbf,
+            now,
+        });
     }
     let iat = numeric_date(claims, "iat")?;
-    if let Some(iat) = iat {
-        if iat > now + IAT_LEAD_SECONDS {
-            return Err(Rejection::NotYetValid {
-                claim: "iat",
-                value: iat,
-                now,
-            });
-        }
+    if let Some(iat) = iat
+        && iat > now + IAT_LEAD_SECONDS
+    {
+        return Err(Rejection::NotYetValid {
+            claim: "iat",
+            value: iat,
+            now,
+        });
     }
     if let Some(max_age) = settings.max_token_age {
         let iat = iat.ok_or(Rejection::MissingClaim { claim: "iat" })?;

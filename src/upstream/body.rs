@@ -65,7 +65,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = RequestBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
@@ -92,7 +95,9 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -107,7 +112,12 @@ pub struct ResponseBody {
 }
 
 impl ResponseBody {
-    pub(super) fn new(incoming: Incoming, connection: Connection, pool: Arc<Pool>, keep_alive: Duration) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        connection: Connection,
+        pool: Arc<Pool>,
+        keep_alive: Duration,
+    ) -> Self {
         let mut body = Self {
             incoming,
             connection: Some(connection),
@@ -137,13 +147,16 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending() {
-            if let Some(connection) = &mut self.connection {
-                connection.poll(cx);
-                frame = Pin::new(&mut self.incoming).poll_frame(cx);
-            }
+        if frame.is_pending()
+            && let Some(connection) = &mut self.connection
+        {
+            connection.poll(cx);
+            frame = Pin::new(&mut self.incoming).poll_frame(cx);
         }
         match &frame {
             Poll::Ready(None) => self.release(),

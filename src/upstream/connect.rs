@@ -37,8 +37,16 @@ pub struct Connector {
 
 #[derive(Clone)]
 enum Address {
-    Tcp { host: String, port: u16 },
-    Tls { host: String, port: u16, name: ServerName<'static>, tls: Arc<ClientConfig> },
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    Tls {
+        host: String,
+        port: u16,
+        name: ServerName<'static>,
+        tls: Arc<ClientConfig>,
+    },
     Unix(PathBuf),
 }
 
@@ -50,7 +58,9 @@ pub(super) type Handshake = (
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,9 +71,16 @@ impl Connector {
     /// # Errors
     ///
     /// A text, when the host of an `https` upstream can stand in no certificate.
-    pub fn new(address: &UpstreamAddress, tls: &Arc<ClientConfig>, timeout: Duration) -> Result<Self, String> {
+    pub fn new(
+        address: &UpstreamAddress,
+        tls: &Arc<ClientConfig>,
+        timeout: Duration,
+    ) -> Result<Self, String> {
         let address = match address {
-            UpstreamAddress::Http { host, port } => Address::Tcp { host: host.clone(), port: *port },
+            UpstreamAddress::Http { host, port } => Address::Tcp {
+                host: host.clone(),
+                port: *port,
+            },
             UpstreamAddress::Https { host, port } => Address::Tls {
                 host: host.clone(),
                 port: *port,
@@ -99,7 +116,12 @@ impl Connector {
     async fn open(&self) -> Result<Stream, Failure> {
         match &self.address {
             Address::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
-            Address::Tls { host, port, name, tls } => {
+            Address::Tls {
+                host,
+                port,
+                name,
+                tls,
+            } => {
                 let stream = tcp(host, *port).await?;
                 let stream = TlsConnector::from(Arc::clone(tls))
                     .connect(name.clone(), stream)
@@ -107,13 +129,18 @@ impl Connector {
                     .map_err(Failure::Tls)?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix).map_err(Failure::Connect),
+            Address::Unix(path) => UnixStream::connect(path)
+                .await
+                .map(Stream::Unix)
+                .map_err(Failure::Connect),
         }
     }
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect((host, port)).await.map_err(Failure::Connect)?;
+    let stream = TcpStream::connect((host, port))
+        .await
+        .map_err(Failure::Connect)?;
     // Events must not wait for the next one (Nagle).
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     Ok(stream)
@@ -131,7 +158,11 @@ pub enum Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -141,7 +172,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -149,7 +184,11 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),

@@ -59,15 +59,14 @@ impl Connection {
         .await;
         match answer {
             Ok(response) => Ok((response, self)),
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => ExchangeError::Unsent(Box::new(request)),
-                None => {
-                    let error = error.into_error();
-                    if is_silent_close(&error) {
-                        ExchangeError::NoAnswer(error)
-                    } else {
-                        ExchangeError::Broken(error)
-                    }
+            Err(mut error) => Err(if let Some(request) = error.take_message() {
+                ExchangeError::Unsent(Box::new(request))
+            } else {
+                let error = error.into_error();
+                if is_silent_close(&error) {
+                    ExchangeError::NoAnswer(error)
+                } else {
+                    ExchangeError::Broken(error)
                 }
             }),
         }
@@ -109,7 +108,9 @@ fn is_silent_close(error: &hyper::Error) -> bool {
         .is_some_and(|cause| {
             matches!(
                 cause.kind(),
-                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionAborted
+                std::io::ErrorKind::ConnectionReset
+                    | std::io::ErrorKind::BrokenPipe
+                    | std::io::ErrorKind::ConnectionAborted
             )
         });
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || reset

@@ -45,10 +45,16 @@ impl Upstream {
     /// # Errors
     ///
     /// [`Failure`] says whether the backend could not be reached, broke, or took too long.
-    pub async fn send(&self, request: AuthorizedRequest<RequestBody>) -> Result<Response<ResponseBody>, Failure> {
-        tokio::time::timeout(self.response_header_timeout, self.send_with_retry(request.into_request()))
-            .await
-            .map_err(|_| Failure::ResponseTimeout(self.response_header_timeout))?
+    pub async fn send(
+        &self,
+        request: AuthorizedRequest<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        tokio::time::timeout(
+            self.response_header_timeout,
+            self.send_with_retry(request.into_request()),
+        )
+        .await
+        .map_err(|_| Failure::ResponseTimeout(self.response_header_timeout))?
     }
 
     /// Opens a connection of its own for a request that asks for an upgrade.
@@ -56,7 +62,10 @@ impl Upstream {
     /// # Errors
     ///
     /// [`Failure`], as for [`Upstream::send`].
-    pub async fn send_upgrade(&self, request: AuthorizedRequest<RequestBody>) -> Result<Response<Incoming>, Failure> {
+    pub async fn send_upgrade(
+        &self,
+        request: AuthorizedRequest<RequestBody>,
+    ) -> Result<Response<Incoming>, Failure> {
         let exchange = async {
             let (mut sender, connection) = self.connector.handshake().await?;
             // Driven on its own: after 101 the connection belongs to the tunnel.
@@ -65,7 +74,10 @@ impl Upstream {
                     tracing::debug!(%error, "upgraded connection ended");
                 }
             });
-            sender.send_request(request.into_request()).await.map_err(Failure::Broken)
+            sender
+                .send_request(request.into_request())
+                .await
+                .map_err(Failure::Broken)
         };
         tokio::time::timeout(self.response_header_timeout, exchange)
             .await
@@ -75,7 +87,10 @@ impl Upstream {
     /// A backend may close an idle connection at the very moment it is used again. A request that
     /// met such a connection is sent once more on a new one: any request of which no byte went out,
     /// and an idempotent one without a body (RFC 9110 §9.2.2). Nothing else is ever repeated.
-    async fn send_with_retry(&self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, Failure> {
+    async fn send_with_retry(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Failure> {
         let spare = spare_copy(&request);
         let mut request = request;
         while let Some(connection) = self.pool.take().await {
@@ -97,24 +112,39 @@ impl Upstream {
         match connection.exchange(request).await {
             Ok(answer) => Ok(self.streaming(answer)),
             Err(ExchangeError::Unsent(_)) => Err(Failure::Closed),
-            Err(ExchangeError::NoAnswer(error) | ExchangeError::Broken(error)) => Err(Failure::Broken(error)),
+            Err(ExchangeError::NoAnswer(error) | ExchangeError::Broken(error)) => {
+                Err(Failure::Broken(error))
+            }
         }
     }
 
-    fn streaming(&self, (response, connection): (Response<Incoming>, Connection)) -> Response<ResponseBody> {
+    fn streaming(
+        &self,
+        (response, connection): (Response<Incoming>, Connection),
+    ) -> Response<ResponseBody> {
         let keep_alive = pool::keep_alive(response.headers());
-        response.map(|incoming| ResponseBody::new(incoming, connection, Arc::clone(&self.pool), keep_alive))
+        response.map(|incoming| {
+            ResponseBody::new(incoming, connection, Arc::clone(&self.pool), keep_alive)
+        })
     }
 }
 
 /// A second copy of a request that may be sent twice.
 fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+    );
     if !idempotent || !request.body().is_end_stream() {
         return None;
     }
     let (mut head, ()) = Request::new(()).into_parts();
-    let request::Parts { method, uri, headers, .. } = &mut head;
+    let request::Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = &mut head;
     *method = request.method().clone();
     *uri = request.uri().clone();
     *headers = request.headers().clone();

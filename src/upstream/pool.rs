@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::header::{HeaderMap, HeaderName};
 
 use super::connection::Connection;
+use crate::clock::after;
 
 /// How many idle connections a worker keeps: enough for a burst to be served without connecting
 /// anew, few enough that many replicas do not exhaust a backend.
@@ -40,7 +41,8 @@ impl Pool {
         loop {
             let idle = self.pop()?;
             let mut connection = idle.connection;
-            let open = std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_idle(cx))).await;
+            let open =
+                std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_idle(cx))).await;
             if open {
                 return Some(connection);
             }
@@ -54,7 +56,7 @@ impl Pool {
         if !connection.is_idle_now() {
             return;
         }
-        let until = now + for_at_most.min(MAX_IDLE_TIME);
+        let until = after(now, for_at_most.min(MAX_IDLE_TIME));
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         while idle.front().is_some_and(|oldest| oldest.until <= now) || idle.len() >= MAX_IDLE {
             idle.pop_front();
@@ -79,8 +81,14 @@ pub(super) fn keep_alive(headers: &HeaderMap) -> Duration {
     headers
         .get(KEEP_ALIVE)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok()))
-        .map_or(MAX_IDLE_TIME, |seconds| Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
+        .and_then(|value| {
+            value
+                .split(',')
+                .find_map(|part| part.trim().strip_prefix("timeout=")?.parse().ok())
+        })
+        .map_or(MAX_IDLE_TIME, |seconds| {
+            Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN)
+        })
 }
 
 #[cfg(test)]

@@ -1,0 +1,342 @@
+//! The floor plan of `lib.rs`, enforced: which module may import which, and which crates.
+//!
+//! A source file that no row covers fails the test, so the plan cannot grow holes.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A module, the modules it may import, and the outside crates it may import.
+const PLAN: &[(&str, &[&str], &[&str])] = &[
+    // The pure core: no tokio, no hyper, no rustls, no tracing anywhere.
+    ("clock", &[], &[]),
+    ("random", &[], &[]),
+    ("claims", &[], &["serde_json"]),
+    (
+        "jose",
+        &[],
+        &["base64", "jose_jwk", "ring", "serde", "serde_json"],
+    ),
+    ("rotation", &["clock"], &[]),
+    (
+        "token",
+        &["claims", "clock", "jose"],
+        &["http", "serde_json"],
+    ),
+    ("identity", &["claims", "token"], &["http", "serde_json"]),
+    ("policy", &["claims", "identity", "token"], &["serde_json"]),
+    ("headers", &["identity"], &["http"]),
+    ("authorized", &["headers", "policy"], &["http"]),
+    // Configuration produces the core's types and does no I/O but to read its file.
+    (
+        "config",
+        &["claims", "headers", "identity", "jose", "policy", "token"],
+        &["http", "ipnet", "serde_json", "toml", "tracing_subscriber"],
+    ),
+    // I/O.
+    (
+        "tls",
+        &[],
+        &["rustls", "rustls_native_certs", "webpki_roots"],
+    ),
+    (
+        "keys",
+        &["config", "jose", "random", "rotation", "token"],
+        &[
+            "bytes",
+            "http",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
+            "rustls",
+            "tokio",
+            "tokio_rustls",
+            "tower_service",
+            "tracing",
+        ],
+    ),
+    (
+        "upstream",
+        &["authorized", "clock", "config"],
+        &[
+            "bytes",
+            "http",
+            "http_body",
+            "hyper",
+            "hyper_util",
+            "rustls",
+            "tokio",
+            "tokio_rustls",
+            "tracing",
+        ],
+    ),
+    (
+        "listener",
+        &["clock"],
+        &[
+            "bytes",
+            "http",
+            "http_body",
+            "hyper",
+            "hyper_util",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    (
+        "proxy",
+        &[
+            "authorized",
+            "clock",
+            "config",
+            "headers",
+            "identity",
+            "keys",
+            "listener",
+            "policy",
+            "random",
+            "token",
+            "upstream",
+        ],
+        &[
+            "bytes",
+            "http",
+            "http_body",
+            "hyper",
+            "hyper_util",
+            "serde_json",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    (
+        "admin",
+        &["keys", "listener"],
+        &[
+            "bytes",
+            "http",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
+            "serde_json",
+            "tokio",
+            "tracing",
+        ],
+    ),
+    // Composition.
+    (
+        "check",
+        &["config", "jose", "keys", "policy", "tls", "upstream"],
+        &[],
+    ),
+    ("logging", &["config"], &["tracing", "tracing_subscriber"]),
+    (
+        "app",
+        &[
+            "admin", "config", "keys", "listener", "proxy", "rotation", "tls", "upstream",
+        ],
+        &["rustls", "tokio", "tracing"],
+    ),
+    (
+        "cli",
+        &["app", "check", "config", "logging"],
+        &["clap", "tokio", "tracing"],
+    ),
+];
+
+/// Files that may name a status code: the exits for answers, and what reads the upstream's.
+const STATUS_CODES: [&str; 6] = [
+    "admin.rs",
+    "keys/fetch.rs",
+    "proxy/access_log.rs",
+    "proxy/mod.rs",
+    "proxy/respond.rs",
+    "proxy/tunnel.rs",
+];
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a readable folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path
+                    .strip_prefix(&root)
+                    .expect("below src")
+                    .display()
+                    .to_string();
+                found.push((name, std::fs::read_to_string(&path).expect("text")));
+            }
+        }
+    }
+    found.sort();
+    assert!(found.len() >= 50, "only {} files found", found.len());
+    found
+}
+
+/// The code without its test module, comments and strings' contents that could look like imports.
+fn code(text: &str) -> String {
+    let production = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default();
+    production
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The identifiers that follow `prefix` in the code, braces of a `use` included.
+fn after<'c>(code: &'c str, prefix: &str) -> Vec<&'c str> {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (place, _) in code.match_indices(prefix) {
+        let rest = &code[place + prefix.len()..];
+        match rest.strip_prefix('{') {
+            None => found.push(rest.split(|c| !is_word(c)).next().unwrap_or_default()),
+            Some(list) => {
+                let mut depth = 0_i32;
+                let mut start = true;
+                for (place, c) in list.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && is_word(c) => {
+                            found.push(
+                                list[place..]
+                                    .split(|c| !is_word(c))
+                                    .next()
+                                    .unwrap_or_default(),
+                            );
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_import_is_in_the_plan() {
+    let crates: BTreeSet<&str> = PLAN
+        .iter()
+        .flat_map(|(_, _, crates)| crates.iter().copied())
+        .collect();
+    let mut edges = 0;
+    for (name, text) in sources() {
+        if matches!(name.as_str(), "lib.rs" | "main.rs") {
+            continue;
+        }
+        let module = name.split(['/', '.']).next().unwrap_or_default();
+        let (_, modules, outside) = PLAN
+            .iter()
+            .find(|(planned, ..)| *planned == module)
+            .unwrap_or_else(|| panic!("src/{name} is in no row of the plan"));
+        let code = code(&text);
+        for import in after(&code, "crate::") {
+            edges += 1;
+            assert!(
+                import == module || modules.contains(&import),
+                "src/{name} imports crate::{import}"
+            );
+        }
+        for used in &crates {
+            let uses = code.contains(&format!("use {used}::"))
+                || code.contains(&format!("use {used};"))
+                || code
+                    .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+                    .any(|word| word.starts_with(&format!("{used}::")));
+            let shadowed = modules.contains(used) || module == *used;
+            assert!(
+                !uses || shadowed || outside.contains(used),
+                "src/{name} imports {used}"
+            );
+        }
+    }
+    assert!(edges >= 60, "only {edges} imports found");
+}
+
+#[test]
+fn the_core_has_no_io_no_clock_and_no_log() {
+    const CORE: [&str; 9] = [
+        "authorized",
+        "claims",
+        "headers",
+        "identity",
+        "jose",
+        "policy",
+        "random",
+        "rotation",
+        "token",
+    ];
+    let mut seen = BTreeSet::new();
+    for (name, text) in sources() {
+        let module = name.split(['/', '.']).next().unwrap_or_default().to_owned();
+        if !CORE.contains(&module.as_str()) {
+            continue;
+        }
+        for forbidden in [
+            "tokio",
+            "hyper",
+            "tracing",
+            "rustls",
+            "std::fs",
+            "std::net::Tcp",
+            "std::env",
+            "std::io",
+            "Instant::now",
+            "SystemTime",
+            "println!",
+            "UnixTime::now",
+        ] {
+            assert!(
+                !code(&text).contains(forbidden),
+                "src/{name} holds {forbidden}"
+            );
+        }
+        seen.insert(module);
+    }
+    assert_eq!(seen.len(), CORE.len());
+}
+
+#[test]
+fn status_codes_are_chosen_at_the_exits() {
+    let files: Vec<String> = sources()
+        .into_iter()
+        .filter(|(_, text)| code(text).contains("StatusCode"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(files, STATUS_CODES);
+}
+
+#[test]
+fn only_the_named_modules_make_the_proofs() {
+    for (proof, home) in [
+        ("VerifiedToken {", "token/verifier.rs"),
+        ("Permit {", "policy/decision.rs"),
+    ] {
+        let makers: Vec<String> = sources()
+            .into_iter()
+            .filter(|(_, text)| {
+                code(text).lines().any(|line| {
+                    let line = line.trim_start();
+                    line.contains(proof)
+                        && !line.starts_with("impl")
+                        && !line.contains("struct ")
+                        && !line.contains("-> ")
+                })
+            })
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(makers, [home], "{proof}");
+    }
+}
