@@ -19,7 +19,7 @@ use crate::listener::{self, ConnectionSettings, Phase, Slots};
 use crate::proxy::{Proxy, Shared};
 use crate::rotation::RotationSettings;
 use crate::tls::{Roots, RootsError};
-use crate::upstream::{Connector, Upstream};
+use crate::upstream::{Connector, ConnectorError, Upstream};
 
 /// Why the program could not start, or stopped.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub enum AppError {
     Roots(RootsError),
     /// rustls refused the configuration.
     Tls(rustls::Error),
-    /// The upstream's host cannot stand in a certificate.
-    UpstreamName(String),
+    /// The upstream cannot be connected to over TLS.
+    Upstream(ConnectorError),
     /// A thread or task that must run for ever ended.
     Ended(&'static str),
 }
@@ -56,7 +56,7 @@ impl fmt::Display for AppError {
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
-            Self::UpstreamName(error) => write!(f, "upstream: {error}"),
+            Self::Upstream(error) => write!(f, "upstream: {error}"),
             Self::Ended(what) => write!(f, "{what} ended unexpectedly"),
         }
     }
@@ -95,9 +95,9 @@ pub fn run(config: Config) -> Result<(), AppError> {
 async fn supervise(config: Config) -> Result<(), AppError> {
     let mut signals = Signals::install()?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
-    let tls = roots.client_config().map_err(AppError::Tls)?;
-    let connector = Connector::new(&config.upstream, &tls, config.timeouts.connect)
-        .map_err(AppError::UpstreamName)?;
+    let fetch_tls = roots.client_config().map_err(AppError::Tls)?;
+    let connector =
+        Connector::new(&config.upstream, config.timeouts.connect).map_err(AppError::Upstream)?;
     let data = bind("listen", config.listen)?;
     let admin = config
         .admin
@@ -111,7 +111,7 @@ async fn supervise(config: Config) -> Result<(), AppError> {
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(config.limits.connections);
     announce(&config, &roots, &data, admin.as_ref())?;
-    start_refreshers(&config, &keys, &tls);
+    start_refreshers(&config, &keys, &fetch_tls);
     if let Some(admin) = admin {
         let health = Health {
             keys: Arc::clone(&keys),

@@ -129,7 +129,7 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
         Ok(tls) => tls,
         Err(error) => return (fine, vec![format!("trusted roots: {error}")]),
     };
-    let fetcher = Fetcher::new(std::sync::Arc::clone(&tls), config.auth0.keys.timeout);
+    let fetcher = Fetcher::new(tls, config.auth0.keys.timeout);
     for tenant in &config.auth0.tenants {
         let issuer = &tenant.issuer;
         let keys = match fetcher.fetch(&tenant.source).await {
@@ -154,13 +154,13 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
             Err(error) => wrong.push(format!("{issuer}: {error}")),
         }
     }
-    let connected = match Connector::new(&config.upstream, &tls, config.timeouts.connect) {
+    let connected = match Connector::new(&config.upstream, config.timeouts.connect) {
         Ok(connector) => connector
             .connect()
             .await
             .map(drop)
             .map_err(|error| error.to_string()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.to_string()),
     };
     match connected {
         Ok(()) => fine.push(format!("upstream {}: reachable", config.upstream)),

@@ -35,6 +35,34 @@
 //! - **Whatever a stranger controls has a named bound** with its reason beside it.
 //! - **No secret in a log.** Tokens live in types whose `Debug` hides them; query strings are never read.
 
+#![warn(missing_docs, unreachable_pub)]
+#![warn(clippy::pedantic)]
+#![warn(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::exit,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::string_slice,
+    clippy::unwrap_in_result,
+    clippy::unwrap_used,
+    clippy::use_self
+)]
+#![cfg_attr(
+    test,
+    expect(
+        clippy::arithmetic_side_effects,
+        clippy::too_many_lines,
+        clippy::string_slice,
+        reason = "tests are tables, and a panic there is a failure as it should be"
+    )
+)]
+
 pub mod admin;
 pub mod app;
 pub mod authorized;

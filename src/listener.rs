@@ -215,12 +215,16 @@ async fn serve_connection<H, F, B>(
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let is_http2 = tokio::time::timeout(settings.header_timeout, speaks_http2(&stream)).await;
+    let mut phase = client.phase.clone();
+    let is_http2 = tokio::select! {
+        spoken = tokio::time::timeout(settings.header_timeout, speaks_http2(&stream)) => spoken,
+        // Nothing was asked on this connection, so nothing is cut.
+        _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+    };
     let Ok(Ok(is_http2)) = is_http2 else {
         return;
     };
     let activity = Arc::clone(&client.activity);
-    let phase = client.phase.clone();
     let service = Counted { handler, client };
     let io = TokioIo::new(Watched {
         stream,

@@ -56,7 +56,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "upstream",
-        &["authorized", "clock", "config"],
+        &["authorized", "clock", "config", "tls"],
         &[
             "bytes",
             "http",

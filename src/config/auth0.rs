@@ -96,13 +96,7 @@ pub(super) fn read(
         algorithms: algorithms(&mut section, problems),
         audiences,
         clock_tolerance: clock_tolerance(&mut section, problems),
-        max_token_age: section.word_or(
-            "max_token_age",
-            "off",
-            problems,
-            units::duration,
-            units::DURATION_FORM,
-        ),
+        max_token_age: max_token_age(&mut section, problems),
         typ: section
             .choice(
                 "token_type",
@@ -157,32 +151,44 @@ fn one_or_more(
     problems: &mut Problems,
 ) -> Vec<Sourced> {
     let path = section.path_of(key);
-    let joined = section.strings(key, problems).map(|list| Sourced {
-        value: list
+    // A comma separates values in a variable only: in the file there are lists.
+    let in_file = section.strings(key, problems).unwrap_or_default();
+    let in_file = distinct(in_file.iter().map(String::as_str));
+    let in_variable = sources.variable(variable, problems);
+    let in_variable = distinct(
+        in_variable
             .iter()
-            .map(|one| one.trim())
-            .filter(|one| !one.is_empty())
-            .collect::<Vec<_>>()
-            .join(","),
-        source: path.clone(),
-    });
-    let joined = joined.filter(|one| !one.value.is_empty());
-    let variable = sources.variable(variable, problems);
-    let Some(winner) = sources.first(&path, [variable, joined]) else {
+            .flat_map(|setting| setting.value.split(',')),
+    );
+    let joined = |list: &[String], source: &str| {
+        (!list.is_empty()).then(|| Sourced {
+            value: list.join(", "),
+            source: source.to_owned(),
+        })
+    };
+    let sources_in_order = [joined(&in_variable, variable), joined(&in_file, &path)];
+    let Some(winner) = sources.first(&path, sources_in_order) else {
         return Vec::new();
     };
-    let mut list: Vec<Sourced> = Vec::new();
-    for one in winner
-        .value
-        .split(',')
-        .map(str::trim)
-        .filter(|one| !one.is_empty())
-    {
-        if list.iter().all(|known| known.value != one) {
-            list.push(Sourced {
-                value: one.to_owned(),
-                source: winner.source.clone(),
-            });
+    let list = if winner.source == path {
+        in_file
+    } else {
+        in_variable
+    };
+    list.into_iter()
+        .map(|value| Sourced {
+            value,
+            source: winner.source.clone(),
+        })
+        .collect()
+}
+
+/// The values without the spaces around them, each once, none empty.
+fn distinct<'v>(values: impl Iterator<Item = &'v str>) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    for value in values.map(str::trim).filter(|value| !value.is_empty()) {
+        if list.iter().all(|known| known != value) {
+            list.push(value.to_owned());
         }
     }
     list
@@ -336,6 +342,24 @@ fn clock_tolerance(section: &mut Section, problems: &mut Problems) -> Duration {
         problems.error(path, "is more than 60s; mend the clock instead");
     }
     tolerance
+}
+
+fn max_token_age(section: &mut Section, problems: &mut Problems) -> Option<Duration> {
+    let path = section.path_of("max_token_age");
+    let age = section.word_or(
+        "max_token_age",
+        "off",
+        problems,
+        units::duration,
+        units::DURATION_FORM,
+    );
+    if age.is_some_and(|age| age.is_zero()) {
+        problems.error(
+            path,
+            "must be more than zero, or no token could ever pass; \"off\" is no bound",
+        );
+    }
+    age
 }
 
 fn keys(

@@ -24,7 +24,7 @@ pub use sources::{Environment, Overrides};
 use crate::claims::ClaimPath;
 use crate::headers::{ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
-use crate::policy::{Policy, Requirement, Route};
+use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
 use reader::{Problems, Section};
 use sources::Sources;
 
@@ -216,13 +216,26 @@ fn read(
         auth0::read(root.section("auth0", problems), sources, problems);
     let (identity, managed) = identity(root.section("identity", problems), problems);
     let require = rules::requirement(root.section("require", problems), &claim_names, problems);
-    let routes: Vec<Route> = root
+    let (places, routes): (Vec<usize>, Vec<Route>) = root
         .sections("route", problems)
         .into_iter()
-        .filter_map(|section| rules::route(section, &claim_names, problems))
-        .collect();
+        .enumerate()
+        .filter_map(|(place, section)| {
+            Some((place, rules::route(section, &claim_names, problems)?))
+        })
+        .unzip();
     let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
-        .map_err(|error| problems.error(format!("route[{}]", error.second), error.to_string()))
+        .map_err(|error| {
+            // A route without a usable path is not in the list, and people count it all the same.
+            let place = |index: usize| places.get(index).copied().unwrap_or(index);
+            let (first, second) = (place(error.first), place(error.second));
+            let error = DuplicateRoute {
+                first,
+                second,
+                ..error
+            };
+            problems.error(format!("route[{second}]"), error.to_string());
+        })
         .ok();
     later_releases(&mut root, problems);
     root.finish(problems);

@@ -247,6 +247,8 @@ pub(super) fn trusted_proxies(section: &mut Section, problems: &mut Problems) ->
 pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
     /// A head must fit one request line and a token of a few kilobytes.
     const LEAST_HEADER_BYTES: usize = 8 * 1024;
+    /// Far more than any client sends. The header map behind it breaks above 24,576 fields.
+    const MOST_HEADERS: usize = 10_000;
     let header_path = section.path_of("header_bytes");
     let limits = Limits {
         header_bytes: section.size("header_bytes", problems).unwrap_or(64 * 1024),
@@ -261,6 +263,23 @@ pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
             header_path,
             "is less than 8KiB, too little for a request with a token",
         );
+    }
+    if limits.headers > MOST_HEADERS {
+        problems.error(
+            section.path_of("headers"),
+            format!("is more than {MOST_HEADERS}"),
+        );
+    }
+    for (key, bytes) in [
+        ("uri_bytes", limits.uri_bytes),
+        ("token_bytes", limits.token_bytes),
+    ] {
+        if bytes == 0 {
+            problems.error(
+                section.path_of(key),
+                "must be more than zero, or every request would be refused",
+            );
+        }
     }
     section.finish(problems);
     limits

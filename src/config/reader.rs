@@ -214,8 +214,18 @@ impl Section {
         problems: &mut Problems,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        let text = self.string(key, problems)?;
-        let chosen = choices.iter().find(|(word, _)| *word == text);
+        let text = match self.take(key)? {
+            // An empty one is not absent: a condition that vanished would let everybody pass.
+            Value::String(text) => text,
+            other => {
+                problems.error(
+                    self.path_of(key),
+                    format!("is {}, not a string", type_name(&other)),
+                );
+                return None;
+            }
+        };
+        let chosen = choices.iter().find(|(word, _)| *word == text.trim());
         if chosen.is_none() {
             let words: Vec<String> = choices
                 .iter()
@@ -231,7 +241,8 @@ impl Section {
 
     /// Refuses a key that belongs to a later release. Ignoring it would promise what is not kept.
     pub(super) fn not_supported_yet(&mut self, key: &'static str, problems: &mut Problems) {
-        if self.take(key).is_some() {
+        // Not by `take`, which would name the key among those that are known.
+        if self.table.remove(key).is_some() {
             problems.error(self.path_of(key), "is not supported yet; remove it");
         }
     }

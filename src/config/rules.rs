@@ -103,14 +103,20 @@ fn methods(section: &mut Section, problems: &mut Problems) -> Methods {
                     "is empty, so the route would never match: remove the key to take all methods",
                 );
             }
-            for method in &list {
+            let mut methods: Vec<String> = Vec::new();
+            for method in list {
+                if methods.contains(&method) {
+                    problems.error(&path, format!("names {method:?} twice"));
+                    continue;
+                }
                 if http::Method::from_bytes(method.as_bytes()).is_err() {
                     problems.error(&path, format!("{method:?} is not an HTTP method"));
-                } else if *method != method.to_ascii_uppercase() {
+                } else if method != method.to_ascii_uppercase() {
                     problems.error(&path, format!("methods are case-sensitive, so {method:?} would never match: write {:?}", method.to_ascii_uppercase()));
                 }
+                methods.push(method);
             }
-            Methods::Only(list)
+            Methods::Only(methods)
         }
     }
 }
@@ -271,8 +277,8 @@ fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Cond
 pub(super) fn claim_path(path: &str, value: Value, problems: &mut Problems) -> Option<ClaimPath> {
     let is_name = value.is_str();
     let names = strings(path, value, problems)?;
-    if names.iter().any(String::is_empty) {
-        problems.error(path, "holds an empty name");
+    if names.is_empty() || names.iter().any(String::is_empty) {
+        problems.error(path, "holds an empty name, or none at all");
         return None;
     }
     match names.first() {

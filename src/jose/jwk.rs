@@ -487,3 +487,90 @@ mod tests {
         );
     }
 }
+
+/// Raw RSA signatures of Project Wycheproof. Their messages are no JWS, so they are verified here
+/// and not in `tests/core`.
+#[cfg(test)]
+mod wycheproof {
+    use super::{Algorithm, Key, KeySet};
+    use serde_json::{Value, json};
+
+    /// What a file holds: `valid` and `invalid` are settled, `acceptable` is left to the verifier.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Counts {
+        valid_accepted: usize,
+        invalid_refused: usize,
+        acceptable_refused: usize,
+    }
+
+    fn hex(text: &Value) -> Vec<u8> {
+        let digits = text.as_str().expect("hexadecimal").as_bytes();
+        digits
+            .chunks(2)
+            .map(|pair| {
+                let pair = std::str::from_utf8(pair).expect("ASCII");
+                u8::from_str_radix(pair, 16).expect("hexadecimal")
+            })
+            .collect()
+    }
+
+    fn key(group: &Value) -> Key {
+        let numbers = &group["publicKey"];
+        let encode = |name: &str| super::super::base64url::encode(&hex(&numbers[name]));
+        // The modulus has a leading zero, as some issuers write it.
+        let jwk = json!({
+            "kty":"RSA","alg":"RS256","n":encode("modulus"),"e":encode("publicExponent"),
+        });
+        let document = json!({ "keys": [jwk] }).to_string();
+        let (set, skipped) =
+            KeySet::parse(document.as_bytes(), &[Algorithm::Rs256]).expect("a JWK Set");
+        assert_eq!(skipped, []);
+        set.keys()[0].clone()
+    }
+
+    fn run(file: &str) -> Counts {
+        let path = format!(
+            "{}/tests/vectors/wycheproof/{file}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let text = std::fs::read(&path).expect(&path);
+        let document: Value = serde_json::from_slice(&text).expect("JSON");
+        let mut counts = Counts::default();
+        let mut ran = 0;
+        for group in document["testGroups"].as_array().expect("groups") {
+            assert_eq!(group["sha"], "SHA-256");
+            let key = key(group);
+            for test in group["tests"].as_array().expect("tests") {
+                let accepted = key.verifies(&hex(&test["msg"]), &hex(&test["sig"]));
+                let result = test["result"].as_str().expect("result");
+                let counter = match (result, accepted) {
+                    ("valid", true) => &mut counts.valid_accepted,
+                    ("invalid", false) => &mut counts.invalid_refused,
+                    ("acceptable", false) => &mut counts.acceptable_refused,
+                    _ => panic!("{file}: accepted {accepted}: {test}"),
+                };
+                *counter += 1;
+                ran += 1;
+            }
+        }
+        assert_eq!(document["numberOfTests"], ran, "{file} is complete");
+        counts
+    }
+
+    #[test]
+    fn rsa_signatures() {
+        // The acceptable one lacks the NULL in its DigestInfo (RFC 8017 §9.2); ring refuses it.
+        for (file, valid_accepted, invalid_refused) in [
+            ("rsa_signature_2048_sha256_test.json", 9, 249),
+            ("rsa_signature_3072_sha256_test.json", 8, 250),
+            ("rsa_signature_4096_sha256_test.json", 7, 250),
+        ] {
+            let expected = Counts {
+                valid_accepted,
+                invalid_refused,
+                acceptable_refused: 1,
+            };
+            assert_eq!(run(file), expected, "{file}");
+        }
+    }
+}

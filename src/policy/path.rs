@@ -352,6 +352,8 @@ mod tests {
             ("/admin/.", &["/admin/", "/admin"]),
             ("/admin%3F/../public", &["/admin"]),
             ("/admin%23/../public", &["/admin"]),
+            ("/a%3F/admin%23x", &["/a?/admin", "/a"]),
+            ("/.%252e/%3a", &["/%3a", "/:"]),
             ("/a//../b", &["/a/b", "/b"]),
             ("/x/../%2e%2e/y", &["/y"]),
             ("/api%2e./x", &["/api../x"]),

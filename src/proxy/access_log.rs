@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::Refusal;
 use crate::identity::Identity;
 use crate::token::VerifiedToken;
+use crate::upstream::Failure;
 
 /// The longest part of a path that is logged; a path can be as long as `limits.uri_bytes`.
 const MAX_LOGGED_PATH: usize = 1024;
@@ -118,6 +119,7 @@ impl AccessLog {
         self.code = Some(refusal.code());
         self.detail = Some(refusal.to_string());
         self.outcome = match refusal {
+            Refusal::Upstream(Failure::Body(_)) => Outcome::Refused,
             Refusal::Upstream(_) => Outcome::Failed,
             _ => Outcome::Refused,
         };

@@ -12,7 +12,7 @@ use super::access_log::AccessLog;
 use super::{Body, Refusal};
 use crate::headers::HeadError;
 use crate::policy::Denial;
-use crate::upstream::Failure;
+use crate::upstream::{Failure, RequestBodyError};
 
 /// When a client that met missing keys should come back: about when the next fetch is done.
 const KEYS_RETRY_AFTER: &str = "5";
@@ -98,9 +98,17 @@ fn answer(refusal: &Refusal) -> Answer {
             ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
         },
         Refusal::Upstream(failure) => match failure {
-            Failure::Broken(_) | Failure::Closed | Failure::Connect(_) | Failure::Tls(_) => {
-                Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway")
+            Failure::Body(RequestBodyError::TooLarge) => {
+                Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
             }
+            Failure::Body(RequestBodyError::Client(_)) => {
+                Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
+            }
+            Failure::Broken(_)
+            | Failure::Closed
+            | Failure::Connect(_)
+            | Failure::Tls(_)
+            | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
             Failure::ConnectTimeout(_) | Failure::ResponseTimeout(_) => {
                 Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
             }

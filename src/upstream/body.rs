@@ -24,8 +24,8 @@ pub struct RequestBody {
 /// Why a request body was not passed on to its end.
 #[derive(Debug)]
 pub enum RequestBodyError {
-    /// The client's connection or framing broke.
-    Client(hyper::Error),
+    /// The client's connection or framing broke; what hyper says of it.
+    Client(String),
     /// It is longer than `limits.body_bytes`.
     TooLarge,
 }
@@ -74,7 +74,9 @@ impl Body for RequestBody {
         };
         let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
             None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(RequestBodyError::Client(error)))),
+            Some(Err(error)) => {
+                return Poll::Ready(Some(Err(RequestBodyError::Client(error.to_string()))));
+            }
             Some(Ok(frame)) => frame,
         };
         let Some(data) = frame.data_ref() else {

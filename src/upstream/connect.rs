@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::body::RequestBody;
 use super::failure::Failure;
 use crate::config::UpstreamAddress;
+use crate::tls::{Roots, RootsError};
 
 /// Response headers of a backend: the same order of size as a client may send.
 const MAX_RESPONSE_HEADERS: usize = 256;
@@ -50,6 +51,29 @@ enum Address {
     Unix(PathBuf),
 }
 
+/// Why an `https` upstream cannot be set up.
+#[derive(Debug)]
+pub enum ConnectorError {
+    /// Its host can stand in no certificate.
+    Name,
+    /// There are no trusted roots.
+    Roots(RootsError),
+    /// rustls refused the configuration.
+    Tls(rustls::Error),
+}
+
+impl fmt::Display for ConnectorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name => f.write_str("the host can stand in no certificate"),
+            Self::Roots(error) => write!(f, "trusted roots: {error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectorError {}
+
 /// A connection's two ends: where requests go in, and what moves the bytes.
 pub(super) type Handshake = (
     http1::SendRequest<RequestBody>,
@@ -65,17 +89,13 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// A connector to `address`. `tls` is used for `https`. Proxy variables do not apply: the
-    /// backend is in reach, and its traffic must not leave the pod.
+    /// A connector to `address`. An `https` upstream is checked against the system's roots. Proxy
+    /// variables do not apply: the backend is in reach, and its traffic must not leave the pod.
     ///
     /// # Errors
     ///
-    /// A text, when the host of an `https` upstream can stand in no certificate.
-    pub fn new(
-        address: &UpstreamAddress,
-        tls: &Arc<ClientConfig>,
-        timeout: Duration,
-    ) -> Result<Self, String> {
+    /// [`ConnectorError`] when TLS is asked for and cannot be set up.
+    pub fn new(address: &UpstreamAddress, timeout: Duration) -> Result<Self, ConnectorError> {
         let address = match address {
             UpstreamAddress::Http { host, port } => Address::Tcp {
                 host: host.clone(),
@@ -84,8 +104,11 @@ impl Connector {
             UpstreamAddress::Https { host, port } => Address::Tls {
                 host: host.clone(),
                 port: *port,
-                name: ServerName::try_from(host.clone()).map_err(|error| error.to_string())?,
-                tls: Arc::clone(tls),
+                name: ServerName::try_from(host.clone()).map_err(|_| ConnectorError::Name)?,
+                tls: Roots::load(None)
+                    .map_err(ConnectorError::Roots)?
+                    .client_config()
+                    .map_err(ConnectorError::Tls)?,
             },
             UpstreamAddress::Unix(path) => Address::Unix(path.clone()),
         };
@@ -155,6 +178,20 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A unix socket.
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Whether the other side refused what was sent: its kernel answers bytes for a closed socket
+    /// with a reset, so nobody there has read them.
+    pub(super) fn was_reset(&self) -> bool {
+        let socket = match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+            // Writing to a closed unix socket fails at once, before anything is sent.
+            Self::Unix(_) => return false,
+        };
+        socket.take_error().is_ok_and(|error| error.is_some())
+    }
 }
 
 impl AsyncRead for Stream {

@@ -5,6 +5,7 @@
 //! is dropped takes its connection with it, so the backend learns at once.
 
 use std::future::Future as _;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -27,10 +28,10 @@ pub(super) struct Connection {
 /// How an exchange can fail.
 #[derive(Debug)]
 pub(super) enum ExchangeError {
-    /// Something of an answer came, and it was not a sound one.
+    /// The connection broke, or brought no sound answer. The request may have been read.
     Broken(hyper::Error),
-    /// The connection closed before any answer.
-    NoAnswer(hyper::Error),
+    /// The connection was closed when the request arrived there: nobody has read it.
+    Refused(hyper::Error),
     /// The connection was closed already; the request is unharmed.
     Unsent(Box<Request<RequestBody>>),
 }
@@ -59,16 +60,29 @@ impl Connection {
         .await;
         match answer {
             Ok(response) => Ok((response, self)),
-            Err(mut error) => Err(if let Some(request) = error.take_message() {
-                ExchangeError::Unsent(Box::new(request))
-            } else {
-                let error = error.into_error();
-                if is_silent_close(&error) {
-                    ExchangeError::NoAnswer(error)
-                } else {
-                    ExchangeError::Broken(error)
-                }
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => ExchangeError::Unsent(Box::new(request)),
+                None => self.judge(error.into_error()),
             }),
+        }
+    }
+
+    /// Whether anybody can have read the request.
+    fn judge(self, error: hyper::Error) -> ExchangeError {
+        let cause = std::error::Error::source(&error);
+        let refused = cause
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+            .is_some_and(|cause| {
+                matches!(
+                    cause.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                )
+            });
+        let silent = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+        if refused || (silent && self.driver.into_parts().io.into_inner().was_reset()) {
+            ExchangeError::Refused(error)
+        } else {
+            ExchangeError::Broken(error)
         }
     }
 
@@ -99,19 +113,4 @@ fn drive(
     if !*ended && matches!(Pin::new(driver).poll(cx), Poll::Ready(_)) {
         *ended = true;
     }
-}
-
-/// Closed or reset before a byte of an answer.
-fn is_silent_close(error: &hyper::Error) -> bool {
-    let reset = std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
-        .is_some_and(|cause| {
-            matches!(
-                cause.kind(),
-                std::io::ErrorKind::ConnectionReset
-                    | std::io::ErrorKind::BrokenPipe
-                    | std::io::ErrorKind::ConnectionAborted
-            )
-        });
-    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || reset
 }

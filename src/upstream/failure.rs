@@ -4,9 +4,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::body::RequestBodyError;
+
 /// Why a request got no answer from the backend.
 #[derive(Debug)]
 pub enum Failure {
+    /// The client's body broke off, or was too large, so the request was abandoned.
+    Body(RequestBodyError),
     /// The connection broke before the answer began.
     Broken(hyper::Error),
     /// The connection closed before the request was sent.
@@ -19,14 +23,30 @@ pub enum Failure {
     ResponseTimeout(Duration),
     /// The TLS handshake failed.
     Tls(io::Error),
+    /// The answer cannot be passed on.
+    Unsound(&'static str),
 }
 
 impl Failure {
+    /// An exchange that broke, by whoever's fault it was.
+    pub(super) fn broken(error: hyper::Error) -> Self {
+        let body = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        match body {
+            Some(RequestBodyError::TooLarge) => Self::Body(RequestBodyError::TooLarge),
+            Some(RequestBodyError::Client(cause)) => {
+                Self::Body(RequestBodyError::Client(cause.clone()))
+            }
+            None => Self::Broken(error),
+        }
+    }
+
     /// The stable code of this failure, for clients, logs and the README.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Broken(_) | Self::Closed => "upstream_failed",
+            Self::Body(RequestBodyError::Client(_)) => "request_malformed",
+            Self::Body(RequestBodyError::TooLarge) => "body_too_large",
+            Self::Broken(_) | Self::Closed | Self::Unsound(_) => "upstream_failed",
             Self::Connect(_) | Self::Tls(_) => "upstream_unreachable",
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => "upstream_timeout",
         }
@@ -36,6 +56,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Body(error) => error.fmt(f),
             Self::Broken(error) => {
                 write!(f, "the connection broke: {error}")?;
                 std::error::Error::source(error).map_or(Ok(()), |cause| write!(f, ": {cause}"))
@@ -45,6 +66,7 @@ impl fmt::Display for Failure {
             Self::ConnectTimeout(limit) => write!(f, "no connection within {limit:?}"),
             Self::ResponseTimeout(limit) => write!(f, "no answer within {limit:?}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Unsound(what) => write!(f, "unsound answer: {what}"),
         }
     }
 }

@@ -6,14 +6,15 @@ mod connection;
 mod failure;
 mod pool;
 
-pub use body::{RequestBody, ResponseBody};
-pub use connect::Connector;
+pub use body::{RequestBody, RequestBodyError, ResponseBody};
+pub use connect::{Connector, ConnectorError};
 pub use failure::Failure;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, request};
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -74,10 +75,12 @@ impl Upstream {
                     tracing::debug!(%error, "upgraded connection ended");
                 }
             });
-            sender
+            let response = sender
                 .send_request(request.into_request())
                 .await
-                .map_err(Failure::Broken)
+                .map_err(Failure::broken)?;
+            check_framing(response.headers())?;
+            Ok(response)
         };
         tokio::time::timeout(self.response_header_timeout, exchange)
             .await
@@ -86,34 +89,33 @@ impl Upstream {
 
     /// A backend may close an idle connection at the very moment it is used again. A request that
     /// met such a connection is sent once more on a new one: any request of which no byte went out,
-    /// and an idempotent one without a body (RFC 9110 §9.2.2). Nothing else is ever repeated.
+    /// and an idempotent one without a body whose bytes came to a closed door (RFC 9110 §9.2.2).
+    /// One that may have been read is never repeated.
     async fn send_with_retry(
         &self,
         request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let spare = spare_copy(&request);
         let mut request = request;
         while let Some(connection) = self.pool.take().await {
-            request = match connection.exchange(request).await {
-                Ok(answer) => return Ok(self.streaming(answer)),
-                Err(ExchangeError::Unsent(request)) => *request,
-                Err(ExchangeError::NoAnswer(error)) => match spare {
-                    Some(spare) => {
-                        tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
-                        request = spare;
-                        break;
-                    }
-                    None => return Err(Failure::Broken(error)),
-                },
-                Err(ExchangeError::Broken(error)) => return Err(Failure::Broken(error)),
+            let spare = spare_copy(&request);
+            request = match (connection.exchange(request).await, spare) {
+                (Ok(answer), _) => return self.streaming(answer),
+                (Err(ExchangeError::Unsent(request)), _) => *request,
+                (Err(ExchangeError::Refused(error)), Some(spare)) => {
+                    tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
+                    spare
+                }
+                (Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)), _) => {
+                    return Err(Failure::broken(error));
+                }
             };
         }
         let connection = Connection::new(self.connector.handshake().await?);
         match connection.exchange(request).await {
-            Ok(answer) => Ok(self.streaming(answer)),
+            Ok(answer) => self.streaming(answer),
             Err(ExchangeError::Unsent(_)) => Err(Failure::Closed),
-            Err(ExchangeError::NoAnswer(error) | ExchangeError::Broken(error)) => {
-                Err(Failure::Broken(error))
+            Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)) => {
+                Err(Failure::broken(error))
             }
         }
     }
@@ -121,12 +123,26 @@ impl Upstream {
     fn streaming(
         &self,
         (response, connection): (Response<Incoming>, Connection),
-    ) -> Response<ResponseBody> {
+    ) -> Result<Response<ResponseBody>, Failure> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::Unsound("101 without being asked"));
+        }
+        check_framing(response.headers())?;
         let keep_alive = pool::keep_alive(response.headers());
-        response.map(|incoming| {
+        Ok(response.map(|incoming| {
             ResponseBody::new(incoming, connection, Arc::clone(&self.pool), keep_alive)
-        })
+        }))
     }
+}
+
+/// RFC 9112 §6.3: an answer framed in two ways means two things to two readers.
+fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+        return Err(Failure::Unsound(
+            "both Transfer-Encoding and Content-Length",
+        ));
+    }
+    Ok(())
 }
 
 /// A second copy of a request that may be sent twice.
