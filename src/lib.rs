@@ -59,6 +59,7 @@
         clippy::arithmetic_side_effects,
         clippy::too_many_lines,
         clippy::string_slice,
+        clippy::unwrap_in_result,
         reason = "tests are tables, and a panic there is a failure as it should be"
     )
 )]

@@ -1,0 +1,211 @@
+//! authgate's own answers, and what a browser may make of them.
+
+use crate::issuer::Issuer;
+use crate::support::upstream::response;
+use crate::support::{Client, Findings, Reply, Request, Response, Setup, Upstream, assert_own};
+
+const PAGE: &str = "https://app.example.com";
+const EXPOSED: [&str; 5] = [
+    "WWW-Authenticate",
+    "Mcp-Session-Id",
+    "DPoP-Nonce",
+    "Retry-After",
+    "X-Request-Id",
+];
+
+fn preflight(path: &str, origin: &str) -> Request {
+    Request::new("OPTIONS", path)
+        .header("Origin", origin)
+        .header("Access-Control-Request-Method", "POST")
+        .header(
+            "Access-Control-Request-Headers",
+            "authorization,content-type",
+        )
+}
+
+/// The members of a comma-separated field, in lower case.
+fn list(response: &Response, name: &str) -> Vec<String> {
+    let values = response.head.all(name).join(",");
+    values
+        .split(',')
+        .map(|member| member.trim().to_ascii_lowercase())
+        .collect()
+}
+
+fn is_readable_by(response: &Response, origin: &str) -> Result<(), String> {
+    let allowed = response.header("access-control-allow-origin");
+    if ![Some(origin), Some("*")].contains(&allowed) {
+        return Err(format!("access-control-allow-origin is {allowed:?}"));
+    }
+    if allowed == Some(origin) && !list(response, "vary").contains(&"origin".to_owned()) {
+        return Err("no Vary: Origin".to_owned());
+    }
+    let exposed = list(response, "access-control-expose-headers");
+    for name in EXPOSED {
+        if !exposed.contains(&name.to_ascii_lowercase()) {
+            return Err(format!("{name} is not exposed: {exposed:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_page_can_read_why_it_was_refused() {
+    let issuer = Issuer::start();
+    let mut upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[[route]]\npath = \"/closed\"\naccess = \"deny\"")
+        .rest("[[route]]\npath = \"/get\"\nmethods = [\"GET\"]")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    upstream.go_down().await;
+    let mut findings = Findings::default();
+    for (path, method, bearer, status) in [
+        ("/x", "GET", None, 401),
+        ("/x", "GET", Some("a.b"), 401),
+        ("/x", "GET", Some("a b"), 400),
+        ("/%zz", "GET", Some(token.as_str()), 400),
+        ("/closed", "GET", Some(token.as_str()), 403),
+        ("/get", "POST", Some(token.as_str()), 405),
+        ("/x", "GET", Some(token.as_str()), 502),
+    ] {
+        let mut request = Request::new(method, path).header("Origin", PAGE);
+        if let Some(bearer) = bearer {
+            request = request.bearer(bearer);
+        }
+        let answer = proxy.send(&request).await;
+        let case = format!("{method} {path}");
+        findings.check(&case, answer.status() == status, || {
+            answer.head.first_line.clone()
+        });
+        findings.add(&case, is_readable_by(&answer, PAGE));
+    }
+    findings.assert_none();
+    let without_page = proxy.send(&Request::get("/x")).await;
+    assert_eq!(without_page.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn a_preflight_goes_to_the_upstream_without_a_token() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| {
+        let fields = [
+            ("Access-Control-Allow-Origin", PAGE),
+            ("Access-Control-Max-Age", "3600"),
+        ];
+        Reply::Bytes(response("204 No Content", &fields, ""))
+    });
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let spoofed = preflight("/api/agents", PAGE).header("X_Forwarded_User", "mallory");
+    let answer = proxy.send(&spoofed).await;
+    assert_eq!(answer.status(), 204);
+    assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
+    assert_eq!(answer.header("access-control-max-age"), Some("3600"));
+    let head = upstream.next().await.head;
+    assert_eq!(head.first_line, "OPTIONS /api/agents HTTP/1.1");
+    assert_eq!(head.get("origin"), Some(PAGE));
+    assert_eq!(head.all("x_forwarded_user"), Vec::<&str>::new());
+    assert_eq!(head.all("x-forwarded-user"), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn only_a_genuine_preflight_needs_no_token() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let origin = ("Origin", PAGE);
+    let method = ("Access-Control-Request-Method", "POST");
+    for (verb, fields) in [
+        ("OPTIONS", &[][..]),
+        ("OPTIONS", &[origin]),
+        ("OPTIONS", &[method]),
+        ("GET", &[origin, method]),
+        ("POST", &[origin, method]),
+        ("options", &[origin, method]),
+    ] {
+        let request = fields
+            .iter()
+            .fold(Request::new(verb, "/x"), |request, (name, value)| {
+                request.header(name, value)
+            });
+        let answer = proxy.send(&request).await;
+        assert_own(&answer, 401, "token_missing");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_head_request_has_no_body() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let mut client = Client::connect(proxy.data).await;
+    let answer = client.request(&Request::new("HEAD", "/x")).await;
+    assert_eq!(answer.status(), 401);
+    assert!(answer.header("www-authenticate").is_some());
+    // The connection is in step: what follows is the next answer.
+    assert_own(
+        &client.request(&Request::get("/x")).await,
+        401,
+        "token_missing",
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_the_connection_and_its_id_leads_to_the_log() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let mut client = Client::connect(proxy.data).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let answer = client.request(&Request::get("/x")).await;
+        assert_own(&answer, 401, "token_missing");
+        ids.push(
+            answer.json()["request_id"]
+                .as_str()
+                .expect("an id")
+                .to_owned(),
+        );
+    }
+    for id in &ids {
+        let line = proxy
+            .event("the refusal", |event| {
+                event["message"] == "request" && event["request_id"] == id.as_str()
+            })
+            .await;
+        assert_eq!(line["code"], "token_missing");
+        assert_eq!(line["outcome"], "refused");
+        assert_eq!(line["status"], 401);
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3);
+}
+
+#[tokio::test]
+async fn an_own_answer_says_nothing_of_the_token() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let token = issuer
+        .user("auth0|very-private")
+        .claim("aud", "https://very-private.example")
+        .header("kid", "very-private-kid")
+        .mint();
+    let wrong_audience = issuer
+        .user("auth0|very-private")
+        .claim("aud", "https://very-private.example")
+        .mint();
+    for token in [token, wrong_audience] {
+        let answer = proxy.send(&Request::get("/x").bearer(&token)).await;
+        assert_eq!(answer.status(), 401);
+        let whole = format!(
+            "{}{}",
+            String::from_utf8_lossy(&answer.head.raw),
+            answer.text()
+        );
+        assert!(!whole.contains("very-private"), "{whole}");
+        assert!(!whole.contains("your-api.com"), "{whole}");
+    }
+}

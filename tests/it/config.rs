@@ -1,0 +1,397 @@
+//! The command line and the configuration file, as their user meets them.
+
+use std::path::Path;
+use std::process::Output;
+
+use tempfile::TempDir;
+
+use crate::issuer::Issuer;
+use crate::issuer::tokens::AUDIENCE;
+use crate::support::proxy::{program, run_to_end};
+use crate::support::{Findings, Request, Setup, Upstream};
+
+/// Both streams together.
+fn printed(output: &Output) -> String {
+    let streams = [&output.stdout, &output.stderr];
+    streams
+        .map(|stream| String::from_utf8_lossy(stream).into_owned())
+        .concat()
+}
+
+async fn call(arguments: &[&str]) -> Output {
+    let mut command = program();
+    command.args(arguments);
+    run_to_end(command, "").await
+}
+
+/// `authgate check` of a file with this text.
+async fn check(text: &str) -> Output {
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    std::fs::write(&file, text).expect("the configuration");
+    call(&["check", "--config", &file.display().to_string()]).await
+}
+
+const VALID: &str =
+    "[auth0]\ndomain = \"your-tenant.us.auth0.com\"\naudience = \"https://your-api.com\"\n";
+
+#[tokio::test]
+async fn help_and_version_are_no_errors() {
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["check", "--help"],
+        &["help"],
+    ] {
+        let output = call(arguments).await;
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments:?}: {}",
+            printed(&output)
+        );
+        assert!(printed(&output).contains("authgate"), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_call_is_64() {
+    for arguments in [
+        &["--no-such-flag"][..],
+        &["no-such-command"],
+        &["completions", "no-such-shell"],
+        &["check", "--config"],
+        &["explain", "eyJhbGciOiJub25lIn0.e30."],
+    ] {
+        let output = call(arguments).await;
+        assert_eq!(
+            output.status.code(),
+            Some(64),
+            "{arguments:?}: {}",
+            printed(&output)
+        );
+        assert!(
+            output.stdout.is_empty(),
+            "{arguments:?} complains on stdout"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nothing_configured_is_one_message_with_every_way_out() {
+    for arguments in [&[][..], &["run"], &["check"]] {
+        let output = call(arguments).await;
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{arguments:?}: {}",
+            printed(&output)
+        );
+        let text = printed(&output);
+        for name in [
+            "AUTH0_DOMAIN",
+            "AUTH0_AUDIENCE",
+            "domain and audience",
+            "[auth0]",
+        ] {
+            assert!(text.contains(name), "{arguments:?}: no {name} in {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_78() {
+    let output = call(&["check", "--config", "/no/such/authgate.toml"]).await;
+    assert_eq!(output.status.code(), Some(78));
+    assert!(printed(&output).contains("/no/such/authgate.toml"));
+}
+
+#[tokio::test]
+async fn every_problem_is_told_at_once() {
+    let output = check(
+        r#"
+        listen = "nowhere"
+        upstream = "ftp://127.0.0.1"
+        workers = 0
+        colour = "blue"
+        [auth0]
+        domain = "http://your-tenant.us.auth0.com"
+        algorithms = ["HS256"]
+        clock_tolerance = "2m"
+        [auth0.keys]
+        url = "http://example.com/jwks.json"
+        [[route]]
+        path = "api"
+        [[route]]
+        path = "/x"
+        access = "maybe"
+        require = { any_role = [] }
+        [limits]
+        header_bytes = "lots"
+        "#,
+    )
+    .await;
+    assert_eq!(output.status.code(), Some(78));
+    let text = printed(&output);
+    for path in [
+        "listen",
+        "upstream",
+        "workers",
+        "colour",
+        "auth0.domain",
+        "auth0.audience",
+        "auth0.algorithms",
+        "auth0.clock_tolerance",
+        "auth0.keys.url",
+        "route[0].path",
+        "route[1].access",
+        "route[1].require.any_role",
+        "limits.header_bytes",
+    ] {
+        assert!(text.contains(path), "nothing about {path} in:\n{text}");
+    }
+}
+
+#[tokio::test]
+#[rustfmt::skip]
+async fn each_mistake_is_an_error() {
+    let with = |text: &str| format!("{VALID}{text}");
+    let domain = |domain: &str| {
+        format!("[auth0]\ndomain = \"{domain}\"\naudience = \"https://your-api.com\"\n")
+    };
+    let mut findings = Findings::default();
+    for (text, mention) in [
+        ("not toml".to_owned(), "line 1"),
+        (with("[auth0]\nname = \"twice\""), "auth0"),
+        (with("name = 7"), "auth0.name"),
+        (with("nmae = \"x\""), "auth0.nmae"),
+        (with("[identiti]"), "identiti"),
+        (with("[identity]\nsubject_header = \"not a name\""), "identity.subject_header"),
+        (with("[identity]\nsubject_header = \"host\""), "identity.subject_header"),
+        (with("[identity.headers]\n\"x-forwarded-user\" = \"org_id\""), "x-forwarded-user"),
+        (with("[require]\nany_role = [\"admin\"]"), "roles_claim"),
+        (with("[require]\nroles = [\"admin\"]"), "roles_claim"),
+        (with("[require]\nscopes = []"), "require.scopes"),
+        (with("[require]\nclaims = [{ claim = \"x\" }]"), "require.claims"),
+        (with("[require]\nclaims = [{ claim = \"x\", equals = 1, gt = 2 }]"), "require.claims"),
+        (with("[require]\nclaims = [{ claim = \"x\", is = 1 }]"), "require.claims"),
+        (with("[require]\nsubject_kind = \"robot\""), "require.subject_kind"),
+        (with("[[route]]\naccess = \"public\""), "route[0].path"),
+        (with("[[route]]\npath = \"/a/**/b\""), "route[0].path"),
+        (with("[[route]]\npath = \"/a\"\nmethods = []"), "route[0].methods"),
+        (with("[[route]]\npath = \"/a\"\naccess = \"public\"\nrequire = { scopes = [\"x\"] }"), "route[0]"),
+        (with("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\""), "route[1]"),
+        (with("[streams]\nexpiry_grace = \"5m\""), "streams"),
+        (with("[timeouts]\ndrain = -1"), "timeouts.drain"),
+        (with("[tls]\ncert_file = \"/x.pem\""), "tls"),
+        (with("[cors]\norigins = [\"app.example.com\"]"), "cors"),
+        (with("[[resource]]\nurl = \"http://api.example.com/mcp\""), "resource"),
+        (format!("upstream = \"http://127.0.0.1:4111/api\"\n{VALID}"), "upstream"),
+        (format!("upstream = \"http://127.0.0.1:4111?x\"\n{VALID}"), "upstream"),
+        (format!("listen = \"127.0.0.1:4111\"\nupstream = \"http://127.0.0.1:4111\"\n{VALID}"), "upstream"),
+        (format!("unmatched = \"public\"\n{VALID}"), "unmatched"),
+        (format!("trusted_proxies = [\"10.0.0.0/40\"]\n{VALID}"), "trusted_proxies"),
+        (domain("http://your-tenant.us.auth0.com"), "auth0.domain"),
+        (domain("your-tenant.us.auth0.com/path"), "auth0.domain"),
+        (domain("your-tenant.us.auth0.com?x"), "auth0.domain"),
+        (domain("user@your-tenant.us.auth0.com"), "auth0.domain"),
+        (domain("your tenant"), "auth0.domain"),
+    ] {
+        let output = check(&text).await;
+        let told = printed(&output);
+        findings.check(&text, output.status.code() == Some(78), || {
+            format!("{:?}: {told}", output.status.code())
+        });
+        findings.check(&text, told.contains(mention), || {
+            format!("nothing about {mention}: {told}")
+        });
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+#[rustfmt::skip]
+async fn what_is_only_doubtful_is_a_warning() {
+    let auth0 = |domain: &str, audience: &str, more: &str| {
+        format!("[auth0]\ndomain = \"{domain}\"\naudience = \"{audience}\"\n{more}")
+    };
+    let (host, api) = ("your-tenant.us.auth0.com", "https://your-api.com");
+    let mut findings = Findings::default();
+    for (text, mention) in [
+        (auth0(&format!("https://{host}"), api, ""), "auth0.domain"),
+        (auth0(&format!("{host}/"), api, ""), "auth0.domain"),
+        (auth0("Your-Tenant.us.auth0.com", api, ""), "auth0.domain"),
+        (auth0("your-tenant", api, ""), "auth0.domain"),
+        (auth0(host, "XyZ0aBcD1eFgH2iJkL3mNoP4qRsT5uVw", ""), "auth0.audience"),
+        (auth0(host, api, "roles_claim = \"roles\""), "auth0.roles_claim"),
+        (auth0(host, api, "[require]\nclaims = [{ claim = \"groups\", contains = \"x\" }]"), "groups"),
+        (auth0(host, api, "[require]\norganizations = [\"acme\"]"), "require.organizations"),
+    ] {
+        let output = check(&text).await;
+        let told = printed(&output);
+        findings.check(&text, output.status.code() == Some(0), || {
+            format!("{:?}: {told}", output.status.code())
+        });
+        let warned = told.to_lowercase().contains("warning") && told.contains(mention);
+        findings.check(&text, warned, || format!("no warning of {mention}: {told}"));
+    }
+    let output = check(VALID).await;
+    findings.check(
+        VALID,
+        !printed(&output).to_lowercase().contains("warning"),
+        || printed(&output),
+    );
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn check_shows_the_settings_and_the_routes() {
+    let output = check(&format!(
+        "{VALID}[[route]]\npath = \"/api/agents/**\"\nmethods = [\"GET\", \"POST\"]\n\
+         [[route]]\npath = \"/health\"\naccess = \"public\"\n"
+    ))
+    .await;
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in [
+        "https://your-tenant.us.auth0.com/",
+        "https://your-api.com",
+        "http://127.0.0.1:4111",
+        "0.0.0.0:8080",
+        "/api/agents/**",
+        "/health",
+        "public",
+        // The first route leaves methods uncovered.
+        "405",
+    ] {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn every_shipped_configuration_loads() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let entries = std::fs::read_dir(&directory).expect("the directory config/");
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "toml")
+    });
+    assert!(
+        files.len() >= 3,
+        "a reference and a few examples, not {files:?}"
+    );
+    for file in files {
+        let output = call(&["check", "--config", &file.display().to_string()]).await;
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}: {}",
+            file.display(),
+            printed(&output)
+        );
+    }
+}
+
+#[tokio::test]
+async fn check_reaches_out_when_asked() {
+    let issuer = Issuer::start();
+    let mut upstream = Upstream::hello();
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    std::fs::write(&file, Setup::new(&issuer, &upstream).text()).expect("the configuration");
+    let file = file.display().to_string();
+    let url = upstream.url();
+    let arguments = ["check", "--online", "--config", &file, "--upstream", &url];
+    let output = call(&arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    upstream.go_down().await;
+    let output = call(&arguments).await;
+    assert_eq!(output.status.code(), Some(69), "{}", printed(&output));
+    upstream.come_up();
+    issuer.go_down();
+    let output = call(&arguments).await;
+    assert_eq!(output.status.code(), Some(69), "{}", printed(&output));
+}
+
+#[tokio::test]
+async fn two_variables_are_enough() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    // The other addresses are variables too, for no test may take a fixed port.
+    for (domain, audience) in [
+        (issuer.domain(), AUDIENCE.to_owned()),
+        (
+            format!("  {}\n", issuer.domain()),
+            format!("https://another-api.com , {AUDIENCE}"),
+        ),
+        (format!("\"{}\"", issuer.domain()), format!("'{AUDIENCE}'")),
+        (format!("https://{}/", issuer.domain()), AUDIENCE.to_owned()),
+    ] {
+        let proxy = Setup::bare()
+            .environment("AUTH0_DOMAIN", &domain)
+            .environment("AUTH0_AUDIENCE", &audience)
+            .environment("AUTHGATE_UPSTREAM", &upstream.url())
+            .environment("SSL_CERT_FILE", &issuer.ca_file().display().to_string())
+            .start()
+            .await;
+        let token = issuer.user("auth0|alice").mint();
+        let answer = proxy.send(&Request::get("/x").bearer(&token)).await;
+        assert_eq!(answer.status(), 200, "{domain} {audience}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_variable_is_not_set() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .environment("AUTH0_DOMAIN", " ")
+        .environment("AUTH0_AUDIENCE", "")
+        .environment("AUTHGATE_WORKERS", "")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    assert_eq!(
+        proxy
+            .send(&Request::get("/x").bearer(&token))
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn flags_win_over_variables_and_variables_over_the_file() {
+    let issuer = Issuer::start();
+    let (by_flag, by_variable) = (Upstream::hello(), Upstream::hello());
+    let proxy = Setup::new(&issuer, &by_flag)
+        .top("upstream = \"http://127.0.0.1:9\"")
+        .environment("AUTHGATE_UPSTREAM", &by_variable.url())
+        .environment("AUTH0_AUDIENCE", "https://another-api.com")
+        .start()
+        .await;
+    let token = issuer
+        .user("auth0|alice")
+        .claim("aud", "https://another-api.com")
+        .mint();
+    assert_eq!(
+        proxy
+            .send(&Request::get("/x").bearer(&token))
+            .await
+            .status(),
+        200
+    );
+    assert_eq!((by_flag.requests(), by_variable.requests()), (1, 0));
+    let output = proxy.output();
+    for name in [
+        "--upstream",
+        "AUTHGATE_UPSTREAM",
+        "AUTH0_AUDIENCE",
+        "auth0.audience",
+    ] {
+        assert!(output.contains(name), "nothing of {name} in:\n{output}");
+    }
+}

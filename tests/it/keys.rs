@@ -1,0 +1,551 @@
+//! Where keys come from, and what happens when they do not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::issuer::keys::{Algorithm, SigningKey};
+use crate::issuer::tokens::AUDIENCE;
+use crate::issuer::{Behaviour, Issuer, KEYS_PATH};
+use crate::support::wire::PATIENCE;
+use crate::support::{
+    Findings, Proxy, Request, Response, Setup, Upstream, assert_own, own, within,
+};
+
+/// How often a test looks for a change that only requests can show.
+const TICK: Duration = Duration::from_millis(20);
+
+async fn get(proxy: &Proxy, token: &str) -> Response {
+    proxy.send(&Request::get("/x").bearer(token)).await
+}
+
+/// Sends the same request until the answer is as wanted; every answer before must be `meanwhile`.
+async fn until_status(proxy: &Proxy, token: &str, wanted: u16, meanwhile: u16) -> Response {
+    within(&format!("an answer of {wanted}"), async {
+        loop {
+            let response = get(proxy, token).await;
+            if response.status() == wanted {
+                return response;
+            }
+            assert_eq!(response.status(), meanwhile, "{}", response.text());
+            tokio::time::sleep(TICK).await;
+        }
+    })
+    .await
+}
+
+async fn fetch_failed(proxy: &Proxy) {
+    proxy
+        .event("a failed fetch", |event| {
+            event["message"] == "key fetch failed"
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_of_no_use_costs_nothing_else() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let weak = Arc::new(SigningKey::weak_rsa());
+    let ec = Arc::new(SigningKey::ec(Algorithm::Es256));
+    let silent = Arc::new(SigningKey::rsa(1));
+    let encryption = Arc::new(SigningKey::rsa(2));
+    issuer.behave(|behaviour| {
+        let mut published = vec![
+            json!({ "kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AA" }),
+            json!({ "kty": "EC", "crv": "P-521", "kid": "p521", "x": "AA", "y": "AA" }),
+            json!({ "kty": "oct", "k": "c2VjcmV0", "kid": "shared" }),
+            json!({ "kty": "RSA", "kid": "hollow" }),
+            json!({ "kid": 7 }),
+            json!("no key at all"),
+            json!(null),
+            weak.jwk(),
+            ec.jwk(),
+        ];
+        let mut jwk = silent.jwk();
+        jwk.as_object_mut().expect("an object").remove("alg");
+        published.push(jwk);
+        let mut jwk = encryption.jwk();
+        jwk["use"] = json!("enc");
+        published.push(jwk);
+        published.append(&mut behaviour.keys);
+        behaviour.keys = published;
+    });
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let user = || issuer.user("auth0|alice");
+    assert_eq!(get(&proxy, &user().mint()).await.status(), 200);
+    assert_eq!(get(&proxy, &user().key(&silent).mint()).await.status(), 200);
+    for (key, code) in [
+        (&weak, "token_unknown_key"),
+        (&encryption, "token_unknown_key"),
+    ] {
+        assert_own(&get(&proxy, &user().key(key).mint()).await, 401, code);
+    }
+    let event = proxy
+        .event("the keys", |event| event["message"] == "keys fetched")
+        .await;
+    assert_eq!(event["issuer"], issuer.issuer());
+    assert_eq!(event["keys"], 2);
+}
+
+#[tokio::test]
+async fn two_keys_may_bear_one_name() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let namesake = Arc::new(SigningKey::rsa(1).with_kid(issuer.key().kid()));
+    issuer.publish(&namesake);
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let user = || issuer.user("auth0|alice");
+    assert_eq!(get(&proxy, &user().mint()).await.status(), 200);
+    assert_eq!(
+        get(&proxy, &user().forged_with(&namesake).mint())
+            .await
+            .status(),
+        200
+    );
+    let stranger = Arc::new(SigningKey::rsa(2));
+    let forged = user().forged_with(&stranger).mint();
+    assert_own(&get(&proxy, &forged).await, 401, "token_signature_invalid");
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_by_its_first_token() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("cooldown = \"1s\"")
+        .start()
+        .await;
+    let old = issuer.user("auth0|alice").mint();
+    let key = issuer.rotate_to(SigningKey::rsa(1));
+    let new = issuer.user("auth0|alice").mint();
+    // The first fetch may still be cooling down.
+    until_status(&proxy, &new, 200, 401).await;
+    assert_eq!(get(&proxy, &old).await.status(), 200);
+    assert_eq!(proxy.request_line("/x").await["message"], "request");
+    let kid = key.kid().to_owned();
+    proxy
+        .event("a request with the new key", |event| {
+            event["kid"] == kid.as_str()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn unknown_keys_cannot_make_it_fetch_without_end() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let fetched = issuer.requests();
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let address = proxy.data;
+        let token = issuer
+            .user("auth0|alice")
+            .header("kid", format!("made-up-{number}"))
+            .mint();
+        flood.spawn(async move { Request::get("/x").bearer(&token).send(address).await });
+    }
+    let mut findings = Findings::default();
+    while let Some(response) = within("the flood's end", flood.join_next()).await {
+        findings.add(
+            "flood",
+            own(&response.expect("an answer"), 401, "token_unknown_key"),
+        );
+    }
+    findings.assert_none();
+    let more = issuer.requests() - fetched;
+    assert!(more <= 1, "{more} fetches for one cooldown");
+    assert_eq!(
+        get(&proxy, &issuer.user("auth0|alice").mint())
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_known_key_waits_for_no_fetch() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("cooldown = \"1s\"")
+        .start()
+        .await;
+    issuer.behave(|behaviour| behaviour.held = true);
+    let fetched = issuer.requests();
+    let key = issuer.rotate_to(SigningKey::rsa(1));
+    let new = issuer.user("auth0|alice").mint();
+    // Those who come before the cooldown is over are refused; the one who makes it fetch waits.
+    let mut waiting = tokio::task::JoinSet::new();
+    within("a fetch", async {
+        while issuer.requests() == fetched {
+            let address = proxy.data;
+            let token = new.clone();
+            waiting.spawn(async move { Request::get("/x").bearer(&token).send(address).await });
+            tokio::time::sleep(TICK).await;
+        }
+    })
+    .await;
+    let known = issuer
+        .user("auth0|bob")
+        .forged_with(&Arc::new(SigningKey::rsa(0)));
+    let first_kid = known.header("kid", first_kid(&issuer)).mint();
+    assert_eq!(get(&proxy, &first_kid).await.status(), 200);
+    issuer.behave(|behaviour| behaviour.held = false);
+    let mut statuses = Vec::new();
+    while let Some(response) = within("an answer", waiting.join_next()).await {
+        statuses.push(response.expect("an answer").status());
+    }
+    assert!(
+        statuses.contains(&200),
+        "nobody waited for {}: {statuses:?}",
+        key.kid()
+    );
+    assert!(
+        statuses.iter().all(|status| [200, 401].contains(status)),
+        "{statuses:?}"
+    );
+    assert_eq!(issuer.requests(), fetched + 1, "the fetch is shared");
+}
+
+/// The `kid` that was published first.
+fn first_kid(issuer: &Issuer) -> String {
+    let mut kid = String::new();
+    issuer.behave(|behaviour| {
+        behaviour.keys[0]["kid"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut kid);
+    });
+    kid
+}
+
+#[tokio::test]
+async fn the_last_good_keys_serve_while_the_issuer_is_away() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("refresh = \"1s\"")
+        .start()
+        .await;
+    issuer.go_down();
+    fetch_failed(&proxy).await;
+    let token = issuer.user("auth0|alice").mint();
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+    assert_eq!(proxy.admin("GET", "/readyz").await.status(), 200);
+    let mark = proxy.mark();
+    issuer.come_back();
+    proxy
+        .event_after(mark, "a recovery", |event| {
+            event["message"] == "keys fetched"
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn stale_keys_serve_only_so_long() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("refresh = \"1s\"\nserve_stale = \"2s\"")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+    issuer.go_down();
+    let response = until_status(&proxy, &token, 503, 200).await;
+    assert_own(&response, 503, "keys_unavailable");
+    assert_eq!(proxy.admin("GET", "/readyz").await.status(), 503);
+    issuer.come_back();
+    until_status(&proxy, &token, 200, 503).await;
+}
+
+#[tokio::test]
+async fn it_starts_without_keys_and_says_so() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    issuer.go_down();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[[route]]\npath = \"/public\"\naccess = \"public\"")
+        .launch()
+        .await;
+    fetch_failed(&proxy).await;
+    assert_eq!(proxy.admin("GET", "/livez").await.status(), 200);
+    assert_eq!(proxy.admin("GET", "/readyz").await.status(), 503);
+    let token = issuer.user("auth0|alice").mint();
+    let response = get(&proxy, &token).await;
+    assert_own(&response, 503, "keys_unavailable");
+    let pause: u64 = response
+        .header("retry-after")
+        .expect("Retry-After")
+        .parse()
+        .expect("seconds");
+    assert!((1..=300).contains(&pause), "{pause}");
+    // What needs no key is decided without one.
+    assert_own(&proxy.send(&Request::get("/x")).await, 401, "token_missing");
+    assert_own(&get(&proxy, "a.b").await, 401, "token_malformed");
+    assert_eq!(proxy.send(&Request::get("/public")).await.status(), 200);
+
+    issuer.come_back();
+    proxy.ready().await;
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+    assert_eq!(proxy.admin("GET", "/readyz").await.status(), 200);
+}
+
+type Spoil = Box<dyn Fn(&mut Behaviour)>;
+
+#[tokio::test]
+async fn answers_that_are_no_key_set_are_refused() {
+    let elsewhere = Issuer::start();
+    let location = elsewhere.keys_url();
+    let oversized = Bytes::from(format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(4 << 20)));
+    let body = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+    let table: Vec<(&str, Spoil)> = vec![
+        ("500", Box::new(|behaviour| behaviour.status = 500)),
+        ("404", Box::new(|behaviour| behaviour.status = 404)),
+        (
+            "429",
+            Box::new(|behaviour| {
+                behaviour.status = 429;
+                behaviour.headers = vec![("retry-after".to_owned(), "1".to_owned())];
+            }),
+        ),
+        (
+            "a redirect",
+            Box::new(move |behaviour| {
+                behaviour.status = 302;
+                behaviour.headers = vec![("location".to_owned(), location.clone())];
+            }),
+        ),
+        (
+            "HTML",
+            Box::new(move |behaviour| behaviour.body = body("<html>captive portal</html>")),
+        ),
+        (
+            "an array",
+            Box::new(move |behaviour| behaviour.body = body("[]")),
+        ),
+        (
+            "no keys",
+            Box::new(move |behaviour| behaviour.body = body("{}")),
+        ),
+        (
+            "keys of another type",
+            Box::new(move |behaviour| behaviour.body = body("{\"keys\":{}}")),
+        ),
+        (
+            "nothing",
+            Box::new(move |behaviour| behaviour.body = body("")),
+        ),
+        (
+            "too much",
+            Box::new(move |behaviour| behaviour.body = Some(oversized.clone())),
+        ),
+        ("a hang-up", Box::new(|behaviour| behaviour.hang_up = true)),
+        ("silence", Box::new(|behaviour| behaviour.held = true)),
+    ];
+    let upstream = Upstream::hello();
+    let mut findings = Findings::default();
+    for (case, spoil) in table {
+        let issuer = Issuer::start();
+        issuer.behave(spoil);
+        let proxy = Setup::new(&issuer, &upstream)
+            .keys("timeout = \"1s\"")
+            .launch()
+            .await;
+        fetch_failed(&proxy).await;
+        let token = issuer.user("auth0|alice").mint();
+        findings.add(
+            case,
+            own(&get(&proxy, &token).await, 503, "keys_unavailable"),
+        );
+        let strange = issuer
+            .targets()
+            .into_iter()
+            .find(|target| target != KEYS_PATH);
+        findings.check(case, strange.is_none(), || {
+            format!("a request for {strange:?}")
+        });
+    }
+    findings.check("a redirect", elsewhere.requests() == 0, || {
+        "was followed".to_owned()
+    });
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn a_set_of_no_use_is_no_key() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    issuer.behave(|behaviour| behaviour.keys.clear());
+    let proxy = Setup::new(&issuer, &upstream).launch().await;
+    issuer.wait_for_requests(1, PATIENCE).await;
+    let token = issuer.user("auth0|alice").mint();
+    assert_own(&get(&proxy, &token).await, 503, "keys_unavailable");
+    assert_eq!(proxy.admin("GET", "/readyz").await.status(), 503);
+}
+
+#[tokio::test]
+async fn keys_are_taken_only_from_whom_the_roots_vouch_for() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let token = issuer.user("auth0|alice").mint();
+    let without_root = || {
+        Setup::bare()
+            .auth0(&format!(
+                "domain = \"{}\"\naudience = \"{AUDIENCE}\"",
+                issuer.domain()
+            ))
+            .upstream(&upstream.url())
+    };
+    let proxy = without_root().launch().await;
+    fetch_failed(&proxy).await;
+    assert_own(&get(&proxy, &token).await, 503, "keys_unavailable");
+
+    let ca_file = issuer.ca_file().display().to_string();
+    let proxy = without_root()
+        .environment("SSL_CERT_FILE", &ca_file)
+        .start()
+        .await;
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+}
+
+#[tokio::test]
+async fn keys_come_over_plain_http_from_loopback() {
+    let issuer = Issuer::start_plain();
+    let upstream = Upstream::hello();
+    let proxy = Setup::bare()
+        .auth0(&format!(
+            "domain = \"{}\"\naudience = \"{AUDIENCE}\"",
+            issuer.domain()
+        ))
+        .keys(&format!("url = \"{}\"", issuer.keys_url()))
+        .upstream(&upstream.url())
+        .start()
+        .await;
+    assert_eq!(
+        get(&proxy, &issuer.user("auth0|alice").mint())
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn keys_come_from_a_file() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("jwks.json");
+    std::fs::write(&file, json!({ "keys": [issuer.key().jwk()] }).to_string()).expect("the keys");
+    let proxy = Setup::bare()
+        .auth0(&format!(
+            "domain = \"{}\"\naudience = \"{AUDIENCE}\"",
+            issuer.domain()
+        ))
+        .keys(&format!("file = \"{}\"", file.display()))
+        .upstream(&upstream.url())
+        .start()
+        .await;
+    assert_eq!(
+        get(&proxy, &issuer.user("auth0|alice").mint())
+            .await
+            .status(),
+        200
+    );
+    assert_eq!(issuer.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_revoked_key_takes_its_cached_tokens_along() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("refresh = \"1s\"")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    let revoked = issuer.key().kid().to_owned();
+    issuer.rotate_to(SigningKey::rsa(1));
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+    issuer.revoke(&revoked);
+    let response = until_status(&proxy, &token, 401, 200).await;
+    assert_own(&response, 401, "token_unknown_key");
+}
+
+#[tokio::test]
+async fn keys_are_fetched_through_the_proxy_of_the_environment() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    let (asked, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let tunnels = tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.expect("a connection");
+            let asked = asked.clone();
+            tokio::spawn(tunnel(client, asked));
+        }
+    });
+    let through = format!("http://{address}");
+    let proxy = Setup::new(&issuer, &upstream)
+        .environment("HTTPS_PROXY", &through)
+        .start()
+        .await;
+    assert_eq!(
+        get(&proxy, &issuer.user("auth0|alice").mint())
+            .await
+            .status(),
+        200
+    );
+    let target = within("a CONNECT", seen.recv()).await.expect("a tunnel");
+    assert_eq!(target, issuer.domain());
+
+    let proxy = Setup::new(&issuer, &upstream)
+        .environment("HTTPS_PROXY", &through)
+        .environment("NO_PROXY", "localhost")
+        .start()
+        .await;
+    assert_eq!(
+        get(&proxy, &issuer.user("auth0|alice").mint())
+            .await
+            .status(),
+        200
+    );
+    assert!(
+        seen.try_recv().is_err(),
+        "the tunnel was used in spite of NO_PROXY"
+    );
+    tunnels.abort();
+}
+
+/// One CONNECT, as far as it goes.
+async fn tunnel(mut client: TcpStream, asked: tokio::sync::mpsc::UnboundedSender<String>) {
+    let mut head = Vec::new();
+    // The client says nothing more before it is answered, so no byte of the tunnel is lost.
+    while !head.ends_with(b"\r\n\r\n") {
+        client.readable().await.expect("a request");
+        match client.try_read_buf(&mut head) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+    let line = String::from_utf8_lossy(&head);
+    let target = line.split(' ').nth(1).expect("a target").to_owned();
+    assert!(line.starts_with("CONNECT "), "{line}");
+    let mut server = TcpStream::connect(&target).await.expect("the target");
+    asked.send(target).expect("a test");
+    client
+        .write_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        .await
+        .expect("room");
+    // Either side may end the tunnel.
+    let _ended = copy_bidirectional(&mut client, &mut server).await;
+}

@@ -1,0 +1,25 @@
+//! The program from outside: a process between raw sockets.
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    reason = "a test ends by panicking"
+)]
+#![expect(unreachable_pub, reason = "nobody is outside of a test")]
+
+mod answers;
+mod config;
+mod flaws;
+mod forwarding;
+mod harness;
+mod identity;
+#[path = "../support/issuer.rs"]
+mod issuer;
+mod keys;
+mod life;
+mod rules;
+mod streaming;
+mod support;
+mod tokens;

@@ -1,0 +1,412 @@
+//! The built program as a process, with everything it prints.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::client::{Client, Request, Response};
+use super::upstream::Upstream;
+use super::wire::{Wire, within};
+use crate::issuer::port::Port;
+use crate::issuer::tokens::AUDIENCE;
+use crate::issuer::{Issuer, secrets};
+
+/// Between two questions to a program that does not say when it is ready.
+const BACK_OFF: Duration = Duration::from_millis(10);
+
+/// A configuration file in its parts, and how the program is called with it.
+pub struct Setup {
+    top: String,
+    auth0: String,
+    keys: String,
+    rest: String,
+    upstream: Option<String>,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// The usual: one issuer, one upstream, every default.
+    pub fn new(issuer: &Issuer, upstream: &Upstream) -> Self {
+        Self::bare()
+            .auth0(&format!(
+                "domain = \"{}\"\naudience = \"{AUDIENCE}\"",
+                issuer.domain()
+            ))
+            .keys(&format!("ca_file = \"{}\"", issuer.ca_file().display()))
+            .upstream(&upstream.url())
+    }
+
+    /// Addresses and a log that a test can read, and nothing else.
+    pub fn bare() -> Self {
+        Self {
+            top: String::new(),
+            auth0: String::new(),
+            keys: String::new(),
+            rest: String::new(),
+            upstream: None,
+            addresses: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Names the upstream by a flag.
+    pub fn upstream(mut self, url: &str) -> Self {
+        self.upstream = Some(url.to_owned());
+        self
+    }
+
+    /// Listens where the test says, for a log that does not tell.
+    pub fn at(mut self, data: &Port, admin: &Port) -> Self {
+        self.addresses = Some((data.address(), admin.address()));
+        self
+    }
+
+    /// Adds to the top of the file.
+    pub fn top(mut self, toml: &str) -> Self {
+        line(&mut self.top, toml);
+        self
+    }
+
+    /// Adds to `[auth0]`.
+    pub fn auth0(mut self, toml: &str) -> Self {
+        line(&mut self.auth0, toml);
+        self
+    }
+
+    /// Adds to `[auth0.keys]`.
+    pub fn keys(mut self, toml: &str) -> Self {
+        line(&mut self.keys, toml);
+        self
+    }
+
+    /// Adds further tables.
+    pub fn rest(mut self, toml: &str) -> Self {
+        line(&mut self.rest, toml);
+        self
+    }
+
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The configuration file.
+    pub fn text(&self) -> String {
+        let Self {
+            top,
+            auth0,
+            keys,
+            rest,
+            ..
+        } = self;
+        let mut text = top.clone();
+        for (name, table) in [("auth0", auth0), ("auth0.keys", keys)] {
+            if !table.is_empty() {
+                write!(text, "[{name}]\n{table}").expect("room in a string");
+            }
+        }
+        text + rest
+    }
+
+    /// Starts the program and waits until it is ready.
+    pub async fn start(self) -> Proxy {
+        let addresses = self.addresses;
+        let mut proxy = self.spawn();
+        if let Some((data, admin)) = addresses {
+            (proxy.data, proxy.admin) = (data, admin);
+            proxy.ready_unannounced().await;
+        } else {
+            proxy.find_listeners().await;
+            proxy.ready().await;
+        }
+        proxy
+    }
+
+    /// Starts the program and waits until it listens.
+    pub async fn launch(self) -> Proxy {
+        let mut proxy = self.spawn();
+        proxy.find_listeners().await;
+        proxy
+    }
+
+    fn spawn(self) -> Proxy {
+        let directory = TempDir::new().expect("a directory for the configuration");
+        let file = directory.path().join("authgate.toml");
+        std::fs::write(&file, self.text()).expect("the configuration file");
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (data, admin) = self.addresses.unwrap_or((free, free));
+        let mut command = program();
+        command
+            .arg("--config")
+            .arg(&file)
+            .args(["--log-format", "json"]);
+        command.args(["--listen", &data.to_string(), "--admin", &admin.to_string()]);
+        command.args(self.upstream.iter().flat_map(|url| ["--upstream", url]));
+        command.args(&self.arguments).envs(self.environment);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let log = Arc::new(watch::Sender::new(Log::default()));
+        let readers = vec![
+            read_lines(child.stdout.take().expect("its stdout"), Arc::clone(&log)),
+            read_lines(child.stderr.take().expect("its stderr"), Arc::clone(&log)),
+        ];
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        Proxy {
+            child,
+            log,
+            readers,
+            data: unknown,
+            admin: unknown,
+            _directory: directory,
+        }
+    }
+}
+
+fn line(text: &mut String, more: &str) {
+    text.push_str(more);
+    text.push('\n');
+}
+
+/// The program with an environment of which nothing of the developer's is left.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_authgate"));
+    command.env_clear();
+    command
+}
+
+/// Runs the program to its end, with `input` on its standard input. What it prints is searched for
+/// secrets; where it echoes a token by design the test looks for itself.
+pub async fn run_to_end(mut command: Command, input: &str) -> Output {
+    let input = input.to_owned();
+    let run = tokio::task::spawn_blocking(move || {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let mut stdin = child.stdin.take().expect("its stdin");
+        // A program that does not read its input ends the pipe, which is its right.
+        let _unread = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("the program's end")
+    });
+    let output = within("the program's end", run).await.expect("a thread");
+    for text in [&output.stdout, &output.stderr] {
+        assert_no_secrets(&String::from_utf8_lossy(text));
+    }
+    output
+}
+
+fn assert_no_secrets(output: &str) {
+    let found = secrets::found_in(output);
+    assert!(
+        found.is_empty(),
+        "the program has printed secrets {found:?} in:\n{output}"
+    );
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Vec<(String, Option<Value>)>,
+    /// How many of the two streams have ended.
+    ended: usize,
+}
+
+fn read_lines(stream: impl Read + Send + 'static, log: Arc<watch::Sender<Log>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let event = serde_json::from_str(&line).ok();
+            log.send_modify(|log| log.lines.push((line, event)));
+        }
+        log.send_modify(|log| log.ended += 1);
+    })
+}
+
+/// A running authgate. It is killed with this value, and everything it printed is searched for secrets.
+pub struct Proxy {
+    child: Child,
+    log: Arc<watch::Sender<Log>>,
+    readers: Vec<JoinHandle<()>>,
+    /// Where clients go.
+    pub data: SocketAddr,
+    /// Where operators go.
+    pub admin: SocketAddr,
+    _directory: TempDir,
+}
+
+impl Proxy {
+    /// Waits for the event that says that it can serve.
+    pub async fn ready(&self) {
+        self.event("ready", |event| event["message"] == "ready")
+            .await;
+    }
+
+    /// The same for a log that does not tell: the admin listener is asked until it says so.
+    async fn ready_unannounced(&self) {
+        let ask = async || {
+            let stream = TcpStream::connect(self.admin).await.ok()?;
+            let mut client = Client::over(Wire::new(stream));
+            client.write(&Request::get("/readyz")).await;
+            client.head_or_end().await.map(|head| head.status())
+        };
+        within("readiness", async {
+            while ask().await != Some(200) {
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        })
+        .await;
+    }
+
+    async fn find_listeners(&mut self) {
+        self.data = self.listener("data").await;
+        self.admin = self.listener("admin").await;
+    }
+
+    async fn listener(&self, name: &str) -> SocketAddr {
+        let event = self
+            .event(&format!("the {name} listener"), |event| {
+                event["message"] == "listening" && event["listener"] == name
+            })
+            .await;
+        let address = event["address"].as_str().expect("an address in the event");
+        address.parse().expect("an address")
+    }
+
+    /// The first event of which `matches` holds, from the beginning of the log.
+    pub async fn event(&self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
+        self.event_after(0, what, matches).await
+    }
+
+    /// The same, from a [`mark`](Self::mark) on.
+    pub async fn event_after(
+        &self,
+        mark: usize,
+        what: &str,
+        matches: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let find = |log: &Log| {
+            let events = log
+                .lines
+                .iter()
+                .skip(mark)
+                .filter_map(|(_, event)| event.as_ref());
+            events.into_iter().find(|event| matches(event)).cloned()
+        };
+        let mut log = self.log.subscribe();
+        let seen = log.wait_for(|log| find(log).is_some() || log.ended == 2);
+        let seen = tokio::time::timeout(super::wire::PATIENCE, seen).await;
+        let found = match seen {
+            Ok(Ok(log)) => find(&log),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        found.unwrap_or_else(|| panic!("no event of {what} in the log:\n{}", self.output()))
+    }
+
+    /// How long the log is at this moment.
+    pub fn mark(&self) -> usize {
+        self.log.borrow().lines.len()
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<Value> {
+        self.log
+            .borrow()
+            .lines
+            .iter()
+            .filter_map(|(_, event)| event.clone())
+            .collect()
+    }
+
+    /// The line about the request to `path`.
+    pub async fn request_line(&self, path: &str) -> Value {
+        self.event(&format!("the request to {path}"), |event| {
+            event["message"] == "request" && event["path"] == path
+        })
+        .await
+    }
+
+    /// Everything it has printed.
+    pub fn output(&self) -> String {
+        let log = self.log.borrow();
+        log.lines
+            .iter()
+            .fold(String::new(), |text, (line, _)| text + line + "\n")
+    }
+
+    /// Sends a request to the data listener over a connection of its own.
+    pub async fn send(&self, request: &Request) -> Response {
+        request.send(self.data).await
+    }
+
+    /// Asks the admin listener.
+    pub async fn admin(&self, method: &str, path: &str) -> Response {
+        Request::new(method, path).send(self.admin).await
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id().to_string())
+            .status();
+        assert!(sent.expect("kill").success(), "no process to signal");
+    }
+
+    /// Waits for its end.
+    pub async fn exit(&mut self) -> ExitStatus {
+        let mut log = self.log.subscribe();
+        let ended = log.wait_for(|log| log.ended == 2);
+        let ended = within("the end of the program", ended).await.map(|_| ());
+        ended.expect("a running reader");
+        self.child.wait().expect("the exit status")
+    }
+
+    /// Fails if a token or a query has been printed.
+    pub fn assert_kept_secrets(&self) {
+        assert_no_secrets(&self.output());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _read = reader.join();
+        }
+        if !std::thread::panicking() {
+            self.assert_kept_secrets();
+        }
+    }
+}
