@@ -64,6 +64,14 @@ impl fmt::Display for AppError {
 
 impl std::error::Error for AppError {}
 
+impl AppError {
+    /// Whether the configuration is to blame, and not the machine.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::Roots(_) | Self::Upstream(_))
+    }
+}
+
 impl From<io::Error> for AppError {
     fn from(error: io::Error) -> Self {
         Self::Os(error)
@@ -309,6 +317,7 @@ impl Stop {
 }
 
 struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -316,15 +325,20 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
+    /// The next signal that stops the process. SIGHUP does not.
     async fn next(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.interrupt.recv() => Stop::Interrupt,
-            _ = self.terminate.recv() => Stop::Terminate,
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return Stop::Interrupt,
+                _ = self.terminate.recv() => return Stop::Terminate,
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart to apply changes"),
+            }
         }
     }
 }

@@ -1,12 +1,14 @@
 //! `authgate check`: what a configuration means, and whether the outside world plays along.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::config::{Config, KeySource};
 use crate::jose::KeySet;
 use crate::keys::Fetcher;
 use crate::policy::{Access, Condition, Methods};
-use crate::tls::Roots;
+use crate::tls::{Roots, RootsError};
+use crate::token::TypPolicy;
 use crate::upstream::Connector;
 
 /// The effective configuration and the route table, for people.
@@ -20,45 +22,107 @@ pub fn describe(config: &Config) -> String {
 }
 
 fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
+    let mut line = |name: &str, value: &dyn std::fmt::Display| writeln!(text, "{name:<31} {value}");
+    line("listen", &config.listen)?;
+    line("upstream", &config.upstream)?;
+    line("admin", &or_word(config.admin, "off"))?;
+    line("workers", &config.workers)?;
+    line("log", &config.logging.filter)?;
+    line(
+        "unmatched",
+        &if config.deny_unmatched {
+            "deny"
+        } else {
+            "authenticated"
+        },
+    )?;
+    line("trusted_proxies", &list(&config.trusted_proxies))?;
+
     let auth0 = &config.auth0;
     let verifier = &auth0.verifier;
-    let algorithms: Vec<&str> = verifier
-        .algorithms
-        .iter()
-        .map(|algorithm| algorithm.name())
-        .collect();
-    writeln!(text, "listen       {}", config.listen)?;
-    writeln!(text, "upstream     {}", config.upstream)?;
-    match config.admin {
-        Some(address) => writeln!(text, "admin        {address}")?,
-        None => writeln!(text, "admin        off")?,
-    }
-    writeln!(text, "workers      {}", config.workers)?;
+    line("auth0.name", &auth0.name)?;
     for tenant in &auth0.tenants {
-        writeln!(text, "issuer       {}", tenant.issuer)?;
+        line("auth0 issuer", &tenant.issuer)?;
         match &tenant.source {
-            KeySource::File(path) => writeln!(text, "  keys       {}", path.display())?,
-            KeySource::Url(url) => writeln!(text, "  keys       {url}")?,
+            KeySource::File(path) => line("auth0 keys from", &path.display())?,
+            KeySource::Url(url) => line("auth0 keys from", url)?,
         }
     }
-    writeln!(text, "audience     {}", verifier.audiences.join(", "))?;
-    writeln!(text, "algorithms   {}", algorithms.join(", "))?;
-    writeln!(text, "tolerance    {:?}", verifier.clock_tolerance)?;
-    match verifier.max_token_age {
-        Some(age) => writeln!(text, "token age    at most {age:?}")?,
-        None => writeln!(text, "token age    until exp")?,
+    line("auth0.audience", &list(&verifier.audiences))?;
+    line("auth0.algorithms", &list(&verifier.algorithms))?;
+    line("auth0.clock_tolerance", &seconds(verifier.clock_tolerance))?;
+    line(
+        "auth0.max_token_age",
+        &or_word(verifier.max_token_age.map(seconds), "off"),
+    )?;
+    line(
+        "auth0.token_type",
+        &match verifier.typ {
+            TypPolicy::Any => "any",
+            TypPolicy::AtJwt => "at+jwt",
+        },
+    )?;
+    line("auth0.allow_anonymous", &verifier.allow_anonymous)?;
+    let keys = &auth0.keys;
+    line(
+        "auth0.keys.ca_file",
+        &or_word(keys.ca_file.as_ref().map(|path| path.display()), "none"),
+    )?;
+    line("auth0.keys.refresh", &seconds(keys.refresh))?;
+    line("auth0.keys.cooldown", &seconds(keys.cooldown))?;
+    line("auth0.keys.timeout", &seconds(keys.timeout))?;
+    line("auth0.keys.serve_stale", &seconds(keys.serve_stale))?;
+
+    let identity = &config.identity;
+    line("identity.subject_header", &identity.subject_header)?;
+    line(
+        "identity.claims_header",
+        &or_word(identity.claims_header.as_ref(), "none"),
+    )?;
+    line(
+        "identity.forward_authorization",
+        &identity.forward_authorization,
+    )?;
+    for (name, claim) in &identity.headers {
+        line("identity.headers", &format_args!("{name} = {claim}"))?;
     }
-    writeln!(text, "subject in   {}", config.identity.subject_header)?;
-    for (name, claim) in &config.identity.headers {
-        writeln!(text, "claim in     {name} = {claim}")?;
+
+    let limits = &config.limits;
+    line("limits.header_bytes", &limits.header_bytes)?;
+    line("limits.headers", &limits.headers)?;
+    line("limits.uri_bytes", &limits.uri_bytes)?;
+    line("limits.token_bytes", &limits.token_bytes)?;
+    line("limits.body_bytes", &or_word(limits.body_bytes, "off"))?;
+    line("limits.connections", &limits.connections)?;
+    let timeouts = &config.timeouts;
+    line("timeouts.header", &seconds(timeouts.header))?;
+    line("timeouts.idle", &seconds(timeouts.idle))?;
+    line("timeouts.connect", &seconds(timeouts.connect))?;
+    line(
+        "timeouts.response_header",
+        &seconds(timeouts.response_header),
+    )?;
+    line("timeouts.linger", &seconds(timeouts.linger))?;
+    line("timeouts.drain", &seconds(timeouts.drain))
+}
+
+fn or_word<T: ToString>(value: Option<T>, word: &str) -> String {
+    value.map_or_else(|| word.to_owned(), |value| value.to_string())
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "none".to_owned();
     }
-    if let Some(name) = &config.identity.claims_header {
-        writeln!(text, "claims in    {name}")?;
-    }
-    if config.identity.forward_authorization {
-        writeln!(text, "token        forwarded to the upstream")?;
-    }
-    Ok(())
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_secs_f64())
 }
 
 fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
@@ -72,7 +136,7 @@ fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
     )?;
     for route in &config.routes {
         let methods = match &route.methods {
-            Methods::Remaining => "all other methods".to_owned(),
+            Methods::Remaining => "every method that no other route of this path names".to_owned(),
             Methods::Only(methods) => methods.join(" "),
         };
         let access = match &route.access {
@@ -117,6 +181,15 @@ fn join(parts: &[Condition], with: &str) -> String {
     parts.iter().map(words).collect::<Vec<_>>().join(with)
 }
 
+/// Reads the files that the configuration names, beside its own.
+///
+/// # Errors
+///
+/// [`RootsError`] when trusted roots cannot be put together.
+pub fn files(config: &Config) -> Result<(), RootsError> {
+    Roots::load(config.auth0.keys.ca_file.as_deref()).map(drop)
+}
+
 /// Fetches every key set and connects to the upstream, once each. The first list is what went well,
 /// the second what did not.
 pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
@@ -143,7 +216,7 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
                 wrong.push(format!("{issuer}: no usable key ({})", reasons.join("; ")));
             }
             Ok((keys, skipped)) => {
-                fine.push(format!("{issuer}: {} usable keys", keys.keys().len()));
+                fine.push(format!("{issuer}: usable keys: {}", keys.keys().len()));
                 for key in skipped {
                     fine.push(format!(
                         "{issuer}: key {} is left out: {}",

@@ -127,8 +127,20 @@ fn load(settings: Settings) -> Loaded {
         log: settings.log,
         log_format: settings.log_format,
     };
-    let file = config::file_path(settings.config.as_deref(), &environment);
-    config::load(file.as_deref(), &overrides, &environment)
+    let flag = settings.config.as_deref();
+    let file = config::file_path(flag, &environment);
+    let mut loaded = config::load(file.as_deref(), &overrides, &environment);
+    let variable = config::file_path(None, &environment);
+    if let (Some(file), Some(variable)) = (&file, &variable)
+        && file != variable
+    {
+        loaded.notes.push(format!(
+            "config: {} from --config wins over {} from AUTHGATE_CONFIG",
+            file.display(),
+            variable.display()
+        ));
+    }
+    loaded
 }
 
 fn run_proxy(loaded: Loaded) -> ExitCode {
@@ -156,7 +168,11 @@ fn run_proxy(loaded: Loaded) -> ExitCode {
         Err(error) => {
             tracing::error!(%error, "cannot run");
             print_error(&format!("authgate: {error}"));
-            ExitCode::from(SOFTWARE)
+            ExitCode::from(if error.is_configuration() {
+                CONFIG
+            } else {
+                SOFTWARE
+            })
         }
     }
 }
@@ -173,6 +189,10 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
+    if let Err(error) = check::files(&config) {
+        print_error(&format!("error: {error}"));
+        return ExitCode::from(CONFIG);
+    }
     print(check::describe(&config).trim_end());
     if online {
         check_online(&config)

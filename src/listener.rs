@@ -41,7 +41,7 @@ const MAX_HTTP2_PENDING_RESETS: usize = 20;
 const MAX_HTTP2_LOCAL_RESETS: usize = 256;
 
 /// Where in its life the process is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Business as usual.
     Serving,
@@ -233,12 +233,13 @@ async fn serve_connection<H, F, B>(
     });
     let ended = if is_http2 {
         let connection = http2_builder(&settings).serve_connection(io, service);
-        drive(connection, &activity, &settings, phase).await
+        drive(connection, &activity, &settings, phase, Phase::Lingering).await
     } else {
         let connection = http1_builder(&settings)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(connection, &activity, &settings, phase).await
+        // While lingering, each answer says `Connection: close`; nothing idle is cut yet.
+        drive(connection, &activity, &settings, phase, Phase::Draining).await
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
@@ -312,14 +313,17 @@ async fn drive<C: Drainable>(
     activity: &Activity,
     settings: &ConnectionSettings,
     mut phase: watch::Receiver<Phase>,
+    leave_at: Phase,
 ) -> hyper::Result<()> {
     let mut connection = pin!(connection);
     let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
-    let mut draining =
-        pin!(async move { _ = phase.wait_for(|phase| *phase == Phase::Draining).await });
+    let mut leaving = pin!(async move { _ = phase.wait_for(|phase| *phase >= leave_at).await });
+    let mut leave = false;
     let mut told = false;
     std::future::poll_fn(|cx| {
-        if !told && draining.as_mut().poll(cx).is_ready() {
+        leave = leave || leaving.as_mut().poll(cx).is_ready();
+        // A newcomer is served first: GOAWAY before its first request would turn it away unheard.
+        if leave && !told && (activity.has_served() || leave_at == Phase::Draining) {
             told = true;
             connection.as_mut().drain();
         }
@@ -396,6 +400,11 @@ impl Activity {
                 self.in_first_line.store(false, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Whether a request has come at all.
+    fn has_served(&self) -> bool {
+        self.head_began.load(Ordering::Relaxed) != 0
     }
 
     fn on_request(&self) {

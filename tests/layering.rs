@@ -125,7 +125,9 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     // Composition.
     (
         "check",
-        &["config", "jose", "keys", "policy", "tls", "upstream"],
+        &[
+            "config", "jose", "keys", "policy", "tls", "token", "upstream",
+        ],
         &[],
     ),
     ("logging", &["config"], &["tracing", "tracing_subscriber"]),
@@ -144,13 +146,14 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// Files that may name a status code: the exits for answers, and what reads the upstream's.
-const STATUS_CODES: [&str; 6] = [
+const STATUS_CODES: [&str; 7] = [
     "admin.rs",
     "keys/fetch.rs",
     "proxy/access_log.rs",
     "proxy/mod.rs",
     "proxy/respond.rs",
     "proxy/tunnel.rs",
+    "upstream/mod.rs",
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -71,7 +71,7 @@ impl Section {
 
     /// Takes a value out, whatever its type.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
-        self.known.push(key);
+        self.know(key);
         self.table.remove(key)
     }
 
@@ -120,8 +120,15 @@ impl Section {
         }
     }
 
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&mut self, key: &'static str) -> bool {
+        self.know(key);
         self.table.contains_key(key)
+    }
+
+    fn know(&mut self, key: &'static str) {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
     }
 
     /// Takes a string out. An empty one counts as not set.

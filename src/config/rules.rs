@@ -242,19 +242,20 @@ fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
 /// Reads `{ claim = …, OPERATOR = … }`, with exactly one operator.
 fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Condition> {
     let path = section.path_of("claim");
-    let claim = section
-        .take("claim")
-        .and_then(|value| claim_path(&path, value, problems));
+    let claim = section.take("claim");
     if claim.is_none() {
         problems.error(
             &path,
             "names the claim: a literal name, or a list of names for a claim inside another",
         );
     }
+    let claim = claim.and_then(|value| claim_path(&path, value, problems));
     let mut tests = Vec::new();
+    let mut given: usize = 0;
     for (key, test) in OPERATORS {
         let path = section.path_of(key);
         if let Some(value) = section.take(key) {
+            given = given.saturating_add(1);
             match test(value) {
                 Ok(test) => tests.push(test),
                 Err(form) => problems.error(path, format!("needs {form}")),
@@ -263,7 +264,7 @@ fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Cond
     }
     let path = section.path_of("");
     section.finish(problems);
-    if tests.len() != 1 {
+    if given != 1 {
         let names: Vec<&str> = OPERATORS.iter().map(|(name, _)| *name).collect();
         problems.error(
             path.trim_end_matches('.'),

@@ -70,7 +70,9 @@ impl fmt::Display for JwsError {
             Self::HeaderMember(name) => write!(f, "header member {name} is missing or malformed"),
             Self::HeaderNotJson(error) => write!(f, "header: {error}"),
             Self::NotBase64Url(part) => write!(f, "{part} is not canonical base64url"),
-            Self::EncryptedOrOpaque { parts } | Self::Parts(parts) => write!(f, "{parts} parts"),
+            Self::EncryptedOrOpaque { parts } | Self::Parts(parts) => {
+                write!(f, "the number of dot-separated parts is {parts}")
+            }
             Self::Signature => f.write_str("signature does not match"),
         }
     }

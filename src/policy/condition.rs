@@ -302,6 +302,46 @@ fn contains(
     })
 }
 
+impl fmt::Display for ClaimTest {
+    /// The operator as configuration names it, with what it compares with.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => f.write_str("exists"),
+            Self::Absent => f.write_str("absent"),
+            Self::OneOf(accepted) => write!(f, "one_of {}", DisplayList(accepted)),
+            Self::Contains(ListMode::All, needed) => {
+                write!(f, "contains_all {}", DisplayList(needed))
+            }
+            Self::Contains(ListMode::Any, needed) => {
+                write!(f, "contains_any {}", DisplayList(needed))
+            }
+            Self::StartsWith(prefix) => write!(f, "starts_with {prefix:?}"),
+            Self::EndsWith(suffix) => write!(f, "ends_with {suffix:?}"),
+            Self::LessThan(limit) => write!(f, "lt {limit}"),
+            Self::AtMost(limit) => write!(f, "le {limit}"),
+            Self::GreaterThan(limit) => write!(f, "gt {limit}"),
+            Self::AtLeast(limit) => write!(f, "ge {limit}"),
+        }
+    }
+}
+
+struct DisplayList<'s>(&'s [Scalar]);
+
+impl fmt::Display for DisplayList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (place, one) in self.0.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            match one {
+                Scalar::Bool(truth) => write!(f, "{separator}{truth}")?,
+                Scalar::Number(number) => write!(f, "{separator}{number}")?,
+                Scalar::String(text) => write!(f, "{separator}{text:?}")?,
+            }
+        }
+        f.write_str("]")
+    }
+}
+
 impl Scalar {
     /// Whether a claim equals this; `None` when it is of another type.
     fn equals(&self, value: &Value) -> Option<bool> {
@@ -354,9 +394,7 @@ impl fmt::Display for Condition {
             Self::Clients(accepted) => write!(f, "clients {accepted:?}"),
             Self::Subjects(accepted) => write!(f, "subjects {accepted:?}"),
             Self::SubjectKind(kind) => write!(f, "subject_kind {}", kind.name()),
-            Self::Claim(path, test) => {
-                write!(f, "claim {path:?}: {test:?}", path = path.to_string())
-            }
+            Self::Claim(path, test) => write!(f, "claim \"{path}\" {test}"),
         }
     }
 }

@@ -213,7 +213,8 @@ impl<'p> Matched<'p> {
     pub fn authorize_preflight(&self) -> Result<Permit, Denial> {
         let shadowed = match self.refuse_denied() {
             Ok(shadowed) => shadowed,
-            Err(denial @ Denial::MethodNotCovered { .. }) => vec![denial],
+            // The request itself will meet its 405; asking about it harms nobody.
+            Err(Denial::MethodNotCovered { .. }) => Vec::new(),
             Err(denial) => return Err(denial),
         };
         Ok(Permit {

@@ -160,6 +160,7 @@ impl Drop for AccessLog {
             code,
             detail = self.detail,
             route = self.route.as_deref(),
+            iss = token.map(VerifiedToken::issuer),
             sub = token.map(VerifiedToken::subject),
             kid = token.map_or(self.kid.as_deref(), |token| token.kid()),
             duration_ms = milliseconds(self.started.elapsed()),
