@@ -87,6 +87,10 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         line("identity.headers", &format_args!("{name} = {claim}"))?;
     }
 
+    line(
+        "streams.expiry_grace",
+        &or_word(config.expiry_grace.map(seconds), "never"),
+    )?;
     let limits = &config.limits;
     line("limits.header_bytes", &limits.header_bytes)?;
     line("limits.headers", &limits.headers)?;

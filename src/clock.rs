@@ -42,6 +42,12 @@ impl UnixTime {
         self.0.as_secs()
     }
 
+    /// How long after `earlier` this moment is; nothing when it is before.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// The moment `later` after this one.
     #[must_use]
     pub const fn plus(self, later: Duration) -> Self {

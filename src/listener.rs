@@ -40,6 +40,9 @@ const MAX_HTTP2_PENDING_RESETS: usize = 20;
 /// Streams that this side reset for a client's errors (CVE-2025-8671).
 const MAX_HTTP2_LOCAL_RESETS: usize = 256;
 
+/// What hyper takes as the error of a body or a service.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Where in its life the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -142,7 +145,7 @@ pub async fn serve<H, F, B>(
 ) where
     H: Fn(Request<Incoming>, Client) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let mut closing = phase.clone();
     let mut closed =
@@ -209,7 +212,7 @@ async fn serve_connection<H, F, B>(
 ) where
     H: Fn(Request<Incoming>, Client) -> F + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     // Events must not wait for the next one (Nagle).
     if stream.set_nodelay(true).is_err() {
@@ -287,8 +290,8 @@ trait Drainable: Future<Output = hyper::Result<()>> {
 impl<S, B> Drainable for http1::UpgradeableConnection<TokioIo<Watched>, S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + 'static,
 {
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
@@ -299,8 +302,8 @@ impl<S, B> Drainable for http2::Connection<TokioIo<Watched>, S, TokioExecutor>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Future: Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
@@ -446,7 +449,7 @@ impl<H, F, B> Service<Request<Incoming>> for Counted<H>
 where
     H: Fn(Request<Incoming>, Client) -> F,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     type Response = Response<CountedBody<B>>;
     type Error = std::convert::Infallible;

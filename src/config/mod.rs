@@ -12,6 +12,7 @@ mod units;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::Duration;
 
 use http::header::HeaderName;
 use ipnet::IpNet;
@@ -64,6 +65,8 @@ pub struct Config {
     pub limits: Limits,
     /// Patience.
     pub timeouts: Timeouts,
+    /// How long a stream may outlive its token; `None` for `"never"`, which ends no stream.
+    pub expiry_grace: Option<Duration>,
 }
 
 /// Log filter and format.
@@ -237,6 +240,7 @@ fn read(
             problems.error(format!("route[{second}]"), error.to_string());
         })
         .ok();
+    let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
     root.finish(problems);
     let mut auth0 = auth0?;
@@ -257,6 +261,7 @@ fn read(
         trusted_proxies,
         limits,
         timeouts,
+        expiry_grace,
     })
 }
 
@@ -456,6 +461,25 @@ fn parse_header(path: &str, name: &str, problems: &mut Problems) -> Option<Heade
     parsed
 }
 
+/// Reads `[streams]`.
+fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duration> {
+    const DEFAULT: Duration = Duration::from_secs(300);
+    let never = section.is_word("expiry_grace", "never");
+    let grace = section.word_or(
+        "expiry_grace",
+        "never",
+        problems,
+        units::duration,
+        units::DURATION_FORM,
+    );
+    section.finish(problems);
+    if never {
+        None
+    } else {
+        Some(grace.unwrap_or(DEFAULT))
+    }
+}
+
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
     for key in [
@@ -463,7 +487,6 @@ fn later_releases(root: &mut Section, problems: &mut Problems) {
         "public_url",
         "token_sources",
         "cors",
-        "streams",
         "tls",
         "resource",
     ] {

@@ -206,12 +206,17 @@ impl Section {
         parse: fn(&str) -> Option<T>,
         form: &str,
     ) -> Option<T> {
-        if self.table.get(key).and_then(Value::as_str) == Some(word) {
+        if self.is_word(key, word) {
             self.take(key);
             return None;
         }
         let form = format!("{form}, or \"{word}\"");
         self.parsed(key, problems, parse, &form)
+    }
+
+    /// Whether a key holds this very word.
+    pub(super) fn is_word(&self, key: &str, word: &str) -> bool {
+        self.table.get(key).and_then(Value::as_str) == Some(word)
     }
 
     /// Takes one of several words out.

@@ -12,6 +12,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::Refusal;
+use crate::clock::UnixTime;
 use crate::identity::Identity;
 use crate::token::VerifiedToken;
 use crate::upstream::Failure;
@@ -47,7 +48,7 @@ enum Outcome {
     Failed,
     /// The upstream answered, to the end.
     Forwarded,
-    /// It was answered here.
+    /// It was answered, or ended, here.
     Refused,
 }
 
@@ -133,6 +134,21 @@ impl AccessLog {
     /// The body of the upstream's answer passed to its end.
     pub(super) const fn complete(&mut self) {
         self.outcome = Outcome::Forwarded;
+    }
+
+    /// When a stream of this caller must end: `grace` after the end of its token.
+    pub(super) fn expiry(&self, grace: Option<Duration>) -> Option<tokio::time::Instant> {
+        let end = self.caller.as_ref()?.token().valid_until().plus(grace?);
+        let left = end.since(UnixTime::now());
+        tokio::time::Instant::now().checked_add(left)
+    }
+
+    /// The stream was ended because its token has expired.
+    pub(super) fn expired(&mut self) {
+        self.outcome = Outcome::Refused;
+        self.code = Some("token_expired");
+        self.detail =
+            Some("streams.expiry_grace after exp is over; the stream was ended".to_owned());
     }
 
     /// The upstream broke in the middle of its answer.

@@ -1,11 +1,14 @@
 //! What the client gets as a body, with the log record that ends with it.
 
+use std::fmt;
+use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
 use crate::upstream::ResponseBody;
@@ -14,8 +17,36 @@ use crate::upstream::ResponseBody;
 #[derive(Debug)]
 pub struct Body {
     content: Content,
+    expiry: Option<Expiry>,
     log: Option<AccessLog>,
 }
+
+/// The end of a caller's token, with its grace. The timer is set only when a body has to be waited for.
+#[derive(Debug)]
+struct Expiry {
+    at: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body ends before its end. The client sees the connection break off, never a clean end.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The caller's token has expired, and `streams.expiry_grace` is over.
+    Expired,
+    /// The upstream broke.
+    Upstream(hyper::Error),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired => f.write_str("the token of the stream has expired"),
+            Self::Upstream(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
 
 #[derive(Debug)]
 enum Content {
@@ -38,14 +69,16 @@ impl Body {
     pub(super) fn own(text: String, log: AccessLog) -> Self {
         Self {
             content: Content::Own(Some(text.into())),
+            expiry: None,
             log: Some(log),
         }
     }
 
-    /// The upstream's answer.
-    pub(super) fn forwarded(body: Upstream, log: AccessLog) -> Self {
+    /// The upstream's answer, which ends at `expiry` if it has not ended before.
+    pub(super) fn forwarded(body: Upstream, expiry: Option<Instant>, log: AccessLog) -> Self {
         let mut body = Self {
             content: Content::Upstream(body),
+            expiry: expiry.map(|at| Expiry { at, timer: None }),
             log: Some(log),
         };
         body.note_end();
@@ -56,6 +89,7 @@ impl Body {
     pub(super) const fn none() -> Self {
         Self {
             content: Content::Own(None),
+            expiry: None,
             log: None,
         }
     }
@@ -73,19 +107,31 @@ impl Body {
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let upstream = match &mut self.content {
             Content::Own(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
             Content::Upstream(upstream) => upstream,
         };
-        let frame = ready!(upstream.poll_frame(cx));
+        let frame = upstream.poll_frame(cx);
+        let waiting = frame.is_pending();
+        if self
+            .expiry
+            .as_mut()
+            .is_some_and(|expiry| expiry.is_over(waiting, cx))
+        {
+            if let Some(log) = &mut self.log {
+                log.expired();
+            }
+            return Poll::Ready(Some(Err(BodyError::Expired)));
+        }
+        let frame = ready!(frame);
         match &frame {
             Some(Ok(_)) => self.note_end(),
             Some(Err(error)) => {
@@ -99,7 +145,7 @@ impl HttpBody for Body {
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Upstream)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -117,6 +163,20 @@ impl HttpBody for Body {
             }
             Content::Upstream(upstream) => upstream.size_hint(),
         }
+    }
+}
+
+impl Expiry {
+    /// Whether the time is over; when the body is waiting, the task is woken for it.
+    fn is_over(&mut self, waiting: bool, cx: &mut Context<'_>) -> bool {
+        if !waiting {
+            return Instant::now() >= self.at;
+        }
+        let at = self.at;
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        timer.as_mut().poll(cx).is_ready()
     }
 }
 

@@ -4,6 +4,7 @@ mod access_log;
 mod authenticate;
 mod body;
 mod first_sight;
+mod frames;
 mod refusal;
 mod respond;
 mod tunnel;
@@ -17,7 +18,7 @@ use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-pub use body::Body;
+pub use body::{Body, BodyError};
 pub use refusal::Refusal;
 
 use crate::authorized::AuthorizedRequest;
@@ -92,9 +93,13 @@ impl Proxy {
         let mut response = match self.handle(request, &client, &request_id, &mut log).await {
             Ok(Answer::Forwarded(response)) => {
                 log.status(response.status());
-                response.map(|body| Body::forwarded(body, log))
+                let expiry = log.expiry(self.shared.config.expiry_grace);
+                response.map(|body| Body::forwarded(body, expiry, log))
             }
-            Ok(Answer::Switched(switched)) => tunnel::answer(switched, log),
+            Ok(Answer::Switched(switched)) => {
+                let expiry = log.expiry(self.shared.config.expiry_grace);
+                tunnel::answer(switched, expiry, log)
+            }
             Err(refusal) => {
                 log.refused(&refusal);
                 respond::refuse(

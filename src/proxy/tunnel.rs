@@ -1,18 +1,30 @@
-//! WebSocket: after `101` from the upstream, bytes pass both ways until either side ends.
+//! WebSocket: after `101` from the upstream, bytes pass both ways until either side ends, or the
+//! caller's token has.
+
+use std::io;
 
 use http::header::{HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::time::{Duration, Instant};
 
 use super::access_log::AccessLog;
 use super::body::{Body, Upstream};
+use super::frames::FrameBoundary;
 use super::{Answer, headers};
 use crate::listener::{Client, Slot};
 
 /// How much of a direction is held at a time; WebSocket frames of agents are small.
 const BUFFER_BYTES: usize = 8 * 1024;
+
+/// A close frame (RFC 6455 §5.5.1) with code 3000, registered as "Unauthorized".
+const UNAUTHORIZED: [u8; 4] = [0x88, 0x02, 0x0b, 0xb8];
+
+/// How long the end of a frame is waited for, so that the close frame does not land inside it.
+const FRAME_PATIENCE: Duration = Duration::from_millis(500);
 
 /// An upgrade that the upstream agreed to.
 pub(super) struct Switched {
@@ -20,6 +32,9 @@ pub(super) struct Switched {
     client: OnUpgrade,
     slot: Slot,
 }
+
+type Reader = ReadHalf<TokioIo<Upgraded>>;
+type Writer = WriteHalf<TokioIo<Upgraded>>;
 
 /// Looks at the upstream's answer to an upgrade. Only `101` with `websocket` opens a tunnel; any
 /// other answer is an ordinary one (CVE-2026-2833: no byte passes before that).
@@ -47,7 +62,11 @@ pub(super) fn open(
 }
 
 /// Answers the client and lets the tunnel run on its own. The log line comes at its end.
-pub(super) fn answer(switched: Switched, mut log: AccessLog) -> Response<Body> {
+pub(super) fn answer(
+    switched: Switched,
+    expiry: Option<Instant>,
+    mut log: AccessLog,
+) -> Response<Body> {
     let Switched {
         mut response,
         client,
@@ -59,22 +78,97 @@ pub(super) fn answer(switched: Switched, mut log: AccessLog) -> Response<Body> {
         // The slot counts as a connection for as long as the tunnel runs.
         let _slot = slot;
         match tokio::try_join!(client, upstream) {
-            Ok((client, upstream)) => {
-                let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-                let ended = tokio::io::copy_bidirectional_with_sizes(
-                    &mut client,
-                    &mut upstream,
-                    BUFFER_BYTES,
-                    BUFFER_BYTES,
-                )
-                .await;
-                if let Err(error) = ended {
+            Ok((client, upstream)) => match relay(client, upstream, expiry).await {
+                Ok(Ended::ByOneSide) => log.complete(),
+                Ok(Ended::ByExpiry) => log.expired(),
+                Err(error) => {
                     tracing::debug!(%error, request_id = log.request_id(), "tunnel ended");
+                    log.complete();
                 }
-                log.complete();
-            }
+            },
             Err(error) => log.broken(&error),
         }
     });
     response.map(|_| Body::none())
+}
+
+/// How a tunnel came to its end.
+enum Ended {
+    ByExpiry,
+    ByOneSide,
+}
+
+/// Passes bytes both ways. Each direction ends with its own side; the tunnel with both.
+async fn relay(client: Upgraded, upstream: Upgraded, expiry: Option<Instant>) -> io::Result<Ended> {
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_upstream, mut to_upstream) = tokio::io::split(TokioIo::new(upstream));
+    let outward = async {
+        pass(&mut from_client, &mut to_upstream, None).await?;
+        to_upstream.shutdown().await
+    };
+    let mut boundary = FrameBoundary::new();
+    let both = async {
+        let inward = async {
+            pass(&mut from_upstream, &mut to_client, Some(&mut boundary)).await?;
+            to_client.shutdown().await
+        };
+        tokio::try_join!(outward, inward).map(|_| ())
+    };
+    let Some(at) = expiry else {
+        return both.await.map(|()| Ended::ByOneSide);
+    };
+    if let Ok(ended) = tokio::time::timeout_at(at, both).await {
+        return ended.map(|()| Ended::ByOneSide);
+    }
+    say_goodbye(&mut from_upstream, &mut to_client, boundary).await;
+    Ok(Ended::ByExpiry)
+}
+
+async fn pass(
+    from: &mut Reader,
+    to: &mut Writer,
+    mut boundary: Option<&mut FrameBoundary>,
+) -> io::Result<()> {
+    // On the heap: a tunnel's future lives long and should be small.
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        let bytes = buffer.get(..length).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // Counted before it is written: a write that is cut short leaves no place for a frame.
+        if let Some(boundary) = &mut boundary {
+            boundary.feed(bytes);
+            boundary.writing(true);
+        }
+        to.write_all(bytes).await?;
+        if let Some(boundary) = &mut boundary {
+            boundary.writing(false);
+        }
+    }
+}
+
+/// Ends the frame that is under way, if it ends soon, and tells the client why nothing follows.
+async fn say_goodbye(
+    from_upstream: &mut Reader,
+    to_client: &mut Writer,
+    mut boundary: FrameBoundary,
+) {
+    let goodbye = async {
+        let mut byte = [0];
+        while !boundary.is_between_frames() {
+            if !boundary.can_go_on() || from_upstream.read(&mut byte).await? == 0 {
+                return Ok(());
+            }
+            boundary.feed(&byte);
+            to_client.write_all(&byte).await?;
+        }
+        to_client.write_all(&UNAUTHORIZED).await?;
+        to_client.shutdown().await
+    };
+    let ended: Result<io::Result<()>, _> = tokio::time::timeout(FRAME_PATIENCE, goodbye).await;
+    if !matches!(ended, Ok(Ok(()))) {
+        tracing::debug!("a tunnel was cut without a close frame");
+    }
 }

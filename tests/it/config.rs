@@ -181,7 +181,7 @@ async fn each_mistake_is_an_error() {
         (with("[[route]]\npath = \"/a\"\nmethods = []"), "route[0].methods"),
         (with("[[route]]\npath = \"/a\"\naccess = \"public\"\nrequire = { scopes = [\"x\"] }"), "route[0]"),
         (with("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\""), "route[1]"),
-        (with("[streams]\nexpiry_grace = \"5m\""), "streams"),
+        (with("[streams]\nexpiry_grace = \"soon\""), "streams.expiry_grace"),
         (with("[timeouts]\ndrain = -1"), "timeouts.drain"),
         (with("[tls]\ncert_file = \"/x.pem\""), "tls"),
         (with("[cors]\norigins = [\"app.example.com\"]"), "cors"),

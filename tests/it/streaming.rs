@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use http_body_util::Full;
 
+use std::time::{Duration, Instant};
+
 use crate::issuer::Issuer;
+use crate::issuer::tokens::now;
 use crate::support::h2::H2;
 use crate::support::upstream::{Feed, response, websocket_accept};
 use crate::support::wire::{Piece, chunk};
@@ -342,4 +345,56 @@ async fn a_request_that_may_have_been_read_is_not_repeated() {
         findings.check(case, times == 1, || format!("was sent {times} times"));
     }
     findings.assert_none();
+}
+
+#[tokio::test]
+async fn a_stream_does_not_outlive_its_token_by_much() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let proxy = Setup::new(&issuer, &upstream)
+        .auth0("clock_tolerance = \"0s\"")
+        .rest("[streams]\nexpiry_grace = \"1s\"")
+        .start()
+        .await;
+    let expiry = now() + 2;
+    let token = issuer.user("auth0|alice").claim("exp", expiry).mint();
+    let mut client = Request::get("/stream")
+        .bearer(&token)
+        .open(proxy.data)
+        .await;
+    assert_eq!(client.head().await.status(), 200);
+    let exchange = upstream.next().await;
+    exchange.send("data: 1\n\n");
+    let begun = Instant::now();
+    let ended = client.body().await;
+    assert!(ended.is_err(), "the stream has ended as if it were whole");
+    assert!(now() > expiry, "the stream has ended before its token");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    exchange.closed().await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_told_that_its_token_is_over() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::WebSocket);
+    let proxy = Setup::new(&issuer, &upstream)
+        .auth0("clock_tolerance = \"0s\"")
+        .rest("[streams]\nexpiry_grace = \"1s\"")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").expires_in(2).mint();
+    let mut client = Request::get("/ws")
+        .websocket()
+        .bearer(&token)
+        .open(proxy.data)
+        .await;
+    assert_eq!(client.head().await.status(), 101);
+    let exchange = upstream.next().await;
+    // A close frame from the server: FIN and opcode 8, unmasked, code 3000 and perhaps a reason.
+    let frame = client.exactly(4).await;
+    assert_eq!(frame[0], 0x88);
+    assert!((2..126).contains(&frame[1]), "{frame:?}");
+    assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 3000);
+    client.closed().await;
+    exchange.closed().await;
 }
