@@ -1,1 +1,260 @@
-fn main() {}
+//! What the pure core costs per request. Numbers count in release only.
+//!
+//! Targets: a ten-part rule under 1 µs, a lookup in a thousand routes under 2 µs.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use authgate::claims::{ClaimPath, Claims};
+use authgate::clock::UnixTime;
+use authgate::jose::{Algorithm, KeySet};
+use authgate::policy::{
+    Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Readings, Requirement, Route,
+    Scalar,
+};
+use authgate::token::{
+    IssuerKeys, Keyring, SubjectKind, TokenCache, TypPolicy, VerifiedToken, Verifier,
+    VerifierSettings, bearer_token,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use rsa::RsaPrivateKey;
+use rsa::pkcs8::EncodePrivateKey as _;
+use rsa::traits::PublicKeyParts as _;
+use serde_json::{Value, json};
+
+const ISSUER: &str = "https://tenant.us.auth0.com/";
+const AUDIENCE: &str = "https://your-api.com";
+const NOW: UnixTime = UnixTime::from_secs(1_800_000_000);
+
+/// One tenant with two keys, and a token of an ordinary user.
+struct Tenant {
+    verifier: Verifier,
+    keyring: Keyring,
+    headers: HeaderMap,
+}
+
+impl Tenant {
+    fn new() -> Self {
+        let key = RsaPrivateKey::new(&mut rand::thread_rng(), 2048).expect("an RSA key");
+        let der = key.to_pkcs8_der().expect("PKCS#8");
+        let pair = RsaKeyPair::from_pkcs8(der.as_bytes()).expect("ring reads it");
+        let jwk = |kid: &str| {
+            json!({
+                "kty":"RSA","use":"sig","alg":"RS256","kid":kid,
+                "n":URL_SAFE_NO_PAD.encode(key.n().to_bytes_be()),
+                "e":URL_SAFE_NO_PAD.encode(key.e().to_bytes_be()),
+            })
+        };
+        let document = json!({"keys":[jwk("next"), jwk("current")]}).to_string();
+        let (keys, _) = KeySet::parse(document.as_bytes(), &[Algorithm::Rs256]).expect("a JWK Set");
+        let issuer = IssuerKeys {
+            issuer: ISSUER.to_owned(),
+            keys: Some(keys),
+        };
+        let line = format!("Bearer {}", token(&pair));
+        let line = HeaderValue::try_from(line).expect("a header value");
+        Self {
+            verifier: Verifier::new(VerifierSettings {
+                algorithms: vec![Algorithm::Rs256],
+                audiences: vec![AUDIENCE.to_owned()],
+                clock_tolerance: Duration::from_secs(5),
+                max_token_age: None,
+                typ: TypPolicy::Any,
+                allow_anonymous: false,
+                max_token_bytes: 16 * 1024,
+            }),
+            keyring: Keyring::new(vec![issuer], 1),
+            headers: HeaderMap::from_iter([(AUTHORIZATION, line)]),
+        }
+    }
+
+    fn verify(&self) -> VerifiedToken {
+        let bearer = bearer_token(&self.headers)
+            .expect("well-formed")
+            .expect("a token");
+        let unverified = self.verifier.read(bearer).expect("readable");
+        self.verifier
+            .verify(&unverified, &self.keyring, NOW)
+            .expect("valid")
+    }
+}
+
+fn claims() -> Value {
+    json!({
+        "iss":ISSUER,"sub":"auth0|5f7c8ec7c33c6c004bbafe82",
+        "aud":[AUDIENCE, format!("{ISSUER}userinfo")],
+        "iat":1_799_999_940_u64,"exp":1_800_086_340_u64,"azp":"XyZ0aBcD1eFgH2iJkL3mNoP4qRsT5uVw",
+        "scope":"openid profile email read:agents write:workflows",
+        "permissions":["read:agents", "write:workflows", "run:tools"],
+        "org_id":"org_9ybsU1dN2dKfDkBi","https://your-app.com/roles":["user", "admin"],
+        "https://your-app.com/tier":3,
+    })
+}
+
+fn token(pair: &RsaKeyPair) -> String {
+    let header = json!({"alg":"RS256","typ":"JWT","kid":"current"}).to_string();
+    let input = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(claims().to_string())
+    );
+    let mut signature = vec![0; pair.public().modulus_len()];
+    pair.sign(
+        &RSA_PKCS1_SHA256,
+        &SystemRandom::new(),
+        input.as_bytes(),
+        &mut signature,
+    )
+    .expect("a signature");
+    format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let tenant = Tenant::new();
+    criterion.bench_function("token: first sight, RS256", |bencher| {
+        bencher.iter(|| black_box(&tenant).verify());
+    });
+    let verified = Arc::new(tenant.verify());
+    let cache = TokenCache::new();
+    let bearer = bearer_token(&tenant.headers)
+        .expect("well-formed")
+        .expect("a token");
+    cache.insert(bearer.secret(), 1, verified.valid_until(), verified);
+    criterion.bench_function("token: cache hit", |bencher| {
+        bencher.iter(|| {
+            let bearer = bearer_token(black_box(&tenant.headers))
+                .expect("well-formed")
+                .expect("a token");
+            cache.get(bearer.secret(), 1, NOW).expect("remembered")
+        });
+    });
+}
+
+/// Ten parts of every kind, all of which hold.
+fn ten_conditions() -> Condition {
+    let strings = |items: &[&str]| {
+        items
+            .iter()
+            .map(|&item| item.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let text = |item: &str| Scalar::String(item.to_owned());
+    Condition::All(vec![
+        Condition::Scopes(ListMode::All, strings(&["read:agents", "write:workflows"])),
+        Condition::Scopes(ListMode::Any, strings(&["admin", "openid"])),
+        Condition::List(
+            ClaimPath::name("permissions"),
+            ListMode::All,
+            strings(&["run:tools", "read:agents"]),
+        ),
+        Condition::Roles(
+            ClaimPath::name("https://your-app.com/roles"),
+            ListMode::Any,
+            strings(&["owner", "admin"]),
+        ),
+        Condition::Organizations(strings(&["org_1", "org_2", "org_9ybsU1dN2dKfDkBi"])),
+        Condition::Clients(strings(&["XyZ0aBcD1eFgH2iJkL3mNoP4qRsT5uVw"])),
+        Condition::SubjectKind(SubjectKind::User),
+        Condition::Claim(
+            ClaimPath::name("https://your-app.com/tier"),
+            ClaimTest::AtLeast(2.into()),
+        ),
+        Condition::Claim(
+            ClaimPath::name("sub"),
+            ClaimTest::StartsWith("auth0|".to_owned()),
+        ),
+        Condition::Not(Box::new(Condition::Any(vec![Condition::Claim(
+            ClaimPath::name("org_id"),
+            ClaimTest::OneOf(vec![text("org_blocked"), text("org_gone")]),
+        )]))),
+    ])
+}
+
+fn rules(criterion: &mut Criterion) {
+    let condition = ten_conditions();
+    let claims = Claims::new(claims().as_object().expect("an object").clone());
+    assert_eq!(condition.holds(&claims), Ok(true));
+    criterion.bench_function("rule: ten conditions", |bencher| {
+        bencher.iter(|| black_box(&condition).holds(black_box(&claims)));
+    });
+}
+
+/// A thousand routes of the shapes that agent backends have, some with upper-case letters.
+fn thousand_routes() -> Policy {
+    let mut routes = Vec::new();
+    for number in 0..250 {
+        for path in [
+            format!("/api/agents/agent-{number}/generate"),
+            format!("/api/tenants/*/Workflows/flow-{number}/**"),
+            format!("/api/v{number}/threads/*/messages"),
+            format!("/mcp/server-{number}/**"),
+        ] {
+            routes.push(Route {
+                pattern: Pattern::parse(&path).expect("a pattern"),
+                methods: Methods::Remaining,
+                access: Access::Authenticated(Condition::All(vec![])),
+                shadow: false,
+            });
+        }
+    }
+    let require = Requirement {
+        condition: Condition::All(vec![]),
+        shadow: false,
+    };
+    Policy::new(require, routes, false).expect("no duplicates")
+}
+
+fn routes(criterion: &mut Criterion) {
+    let policy = thousand_routes();
+    for (name, path, pattern) in [
+        (
+            "plain path",
+            "/api/agents/agent-199/generate",
+            "/api/agents/agent-199/generate",
+        ),
+        (
+            "path with upper case",
+            "/api/tenants/org_9ybsU1dN2dKfDkBi/Workflows/flow-7/runs/Run-1",
+            "/api/tenants/*/Workflows/flow-7/**",
+        ),
+        (
+            "encoded path",
+            "/api/v120/threads/thread%20one/messages",
+            "/api/v120/threads/*/messages",
+        ),
+    ] {
+        let matched = policy.matched("POST", path).expect(path);
+        assert_eq!(matched.route().map(|route| &**route), Some(pattern));
+        criterion.bench_function(&format!("thousand routes: {name}"), |bencher| {
+            bencher.iter(|| policy.matched(black_box("POST"), black_box(path)).is_ok());
+        });
+    }
+}
+
+fn readings(criterion: &mut Criterion) {
+    let many = "/a;x/..;y/%252e%252e%252f/b%253b//c;z/./d%5ce;".repeat(20);
+    for (name, path, is_ok) in [
+        ("plain", "/api/agents/WeatherAgent/stream", true),
+        ("encoded", "/api/v120/threads/thread%20one/messages", true),
+        (
+            "hostile",
+            "/public/..;x=y/%2e%2e%2f%252e%252e/%61dmin;a=b//c%5cd/",
+            true,
+        ),
+        ("too many", &many, false),
+    ] {
+        assert_eq!(Readings::of(path, false).is_ok(), is_ok, "{name}");
+        criterion.bench_function(&format!("readings: {name}"), |bencher| {
+            bencher.iter(|| Readings::of(black_box(path), false).is_ok());
+        });
+    }
+}
+
+criterion_group!(core, tokens, rules, routes, readings);
+criterion_main!(core);

@@ -73,6 +73,16 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     line("auth0.keys.timeout", &seconds(keys.timeout))?;
     line("auth0.keys.serve_stale", &seconds(keys.serve_stale))?;
 
+    let sources = &config.token_sources;
+    line(
+        "token_sources.query_parameter",
+        &or_word(sources.query_parameter.as_ref(), "off"),
+    )?;
+    line(
+        "token_sources.websocket_protocol",
+        &sources.websocket_protocol,
+    )?;
+
     let identity = &config.identity;
     line("identity.subject_header", &identity.subject_header)?;
     line(

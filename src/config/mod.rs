@@ -26,6 +26,7 @@ use crate::claims::ClaimPath;
 use crate::headers::{ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
+use crate::token::TokenSources;
 use reader::{Problems, Section};
 use sources::Sources;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub logging: Logging,
     /// Whose tokens are accepted.
     pub auth0: Auth0,
+    /// Where else than in `Authorization` a token may stand.
+    pub token_sources: TokenSources,
     /// What the upstream is told of the caller.
     pub identity: IdentitySettings,
     /// Request headers that a client can never send to the upstream.
@@ -162,49 +165,9 @@ fn read(
     sources: &mut Sources<'_>,
     problems: &mut Problems,
 ) -> Option<Config> {
-    let listen = sources
-        .top_level(
-            "listen",
-            overrides.listen.as_ref(),
-            "AUTHGATE_LISTEN",
-            &mut root,
-            problems,
-        )
-        .map_or(
-            Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
-            |value| network::listen_address(&value, problems),
-        );
-    let admin = sources
-        .top_level(
-            "admin",
-            overrides.admin.as_ref(),
-            "AUTHGATE_ADMIN",
-            &mut root,
-            problems,
-        )
-        .map_or(
-            Ok(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))),
-            |value| network::admin_address(&value, problems),
-        );
-    let upstream = sources
-        .top_level(
-            "upstream",
-            overrides.upstream.as_ref(),
-            "AUTHGATE_UPSTREAM",
-            &mut root,
-            problems,
-        )
-        .map_or(Some(default_upstream()), |value| {
-            network::upstream(&value, problems)
-        });
+    let addresses = addresses(&mut root, overrides, sources, problems);
     let workers = workers(&mut root, overrides, sources, problems);
     let logging = logging(&mut root, overrides, sources, problems);
-    if let (Some(listen), Some(upstream)) = (listen, &upstream) {
-        network::check_loop(listen, upstream, problems);
-        if admin == Ok(Some(listen)) && listen.port() != 0 {
-            problems.error("admin", format!("is the same address as listen ({listen})"));
-        }
-    }
     let deny_unmatched = root
         .choice(
             "unmatched",
@@ -240,18 +203,20 @@ fn read(
             problems.error(format!("route[{second}]"), error.to_string());
         })
         .ok();
+    let token_sources = token_sources(root.section("token_sources", problems), problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
     root.finish(problems);
     let mut auth0 = auth0?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
     Some(Config {
-        listen: listen?,
-        admin: admin.ok()?,
-        upstream: upstream?,
+        listen: addresses.listen?,
+        admin: addresses.admin.ok()?,
+        upstream: addresses.upstream?,
         workers,
         logging,
         auth0,
+        token_sources,
         identity: identity?,
         managed,
         policy: policy?,
@@ -263,6 +228,67 @@ fn read(
         timeouts,
         expiry_grace,
     })
+}
+
+/// Where to listen and where to forward to, as far as each could be read.
+struct Addresses {
+    listen: Option<SocketAddr>,
+    admin: Result<Option<SocketAddr>, ()>,
+    upstream: Option<UpstreamAddress>,
+}
+
+fn addresses(
+    root: &mut Section,
+    overrides: &Overrides,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Addresses {
+    let listen = sources
+        .top_level(
+            "listen",
+            overrides.listen.as_ref(),
+            "AUTHGATE_LISTEN",
+            root,
+            problems,
+        )
+        .map_or(
+            Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
+            |value| network::listen_address(&value, problems),
+        );
+    let admin = sources
+        .top_level(
+            "admin",
+            overrides.admin.as_ref(),
+            "AUTHGATE_ADMIN",
+            root,
+            problems,
+        )
+        .map_or(
+            Ok(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))),
+            |value| network::admin_address(&value, problems),
+        );
+    let upstream = sources
+        .top_level(
+            "upstream",
+            overrides.upstream.as_ref(),
+            "AUTHGATE_UPSTREAM",
+            root,
+            problems,
+        )
+        .map_or(Some(default_upstream()), |value| {
+            network::upstream(&value, problems)
+        });
+    if let (Some(listen), Some(upstream)) = (listen, &upstream) {
+        network::check_loop(listen, upstream, problems);
+        if admin == Ok(Some(listen)) && listen.port() != 0 {
+            problems.error("admin", format!("is the same address as listen ({listen})"));
+        }
+    }
+    Addresses {
+        listen,
+        admin,
+        upstream,
+    }
 }
 
 /// Where Mastra listens.
@@ -461,6 +487,30 @@ fn parse_header(path: &str, name: &str, problems: &mut Problems) -> Option<Heade
     parsed
 }
 
+/// Reads `[token_sources]`.
+fn token_sources(mut section: Section, problems: &mut Problems) -> TokenSources {
+    let path = section.path_of("query_parameter");
+    let query_parameter = section.string("query_parameter", problems);
+    let plain = |name: &String| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
+    if query_parameter.as_ref().is_some_and(|name| !plain(name)) {
+        problems.error(
+            path,
+            "is a parameter's name, of letters, digits, \"-\", \".\", \"_\" and \"~\"",
+        );
+    }
+    let websocket_protocol = section
+        .boolean("websocket_protocol", problems)
+        .unwrap_or(false);
+    section.finish(problems);
+    TokenSources {
+        query_parameter,
+        websocket_protocol,
+    }
+}
+
 /// Reads `[streams]`.
 fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duration> {
     const DEFAULT: Duration = Duration::from_secs(300);
@@ -482,14 +532,7 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in [
-        "upstream_protocol",
-        "public_url",
-        "token_sources",
-        "cors",
-        "tls",
-        "resource",
-    ] {
+    for key in ["upstream_protocol", "public_url", "cors", "tls", "resource"] {
         root.not_supported_yet(key, problems);
     }
 }

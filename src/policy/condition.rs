@@ -107,7 +107,11 @@ impl Condition {
                 None => string_is_one_of(claims, "client_id", accepted),
             },
             Self::Subjects(accepted) => string_is_one_of(claims, "sub", accepted),
-            Self::SubjectKind(kind) => Ok(SubjectKind::of(claims) == *kind),
+            Self::SubjectKind(kind) => {
+                // Read for its type: a grant that is no string says nothing about the subject.
+                claims.string("gty")?;
+                Ok(SubjectKind::of(claims) == *kind)
+            }
             Self::Claim(path, test) => test.holds(path, claims.lookup(path)?),
         }
     }
@@ -579,6 +583,11 @@ mod tests {
                 Condition::SubjectKind(SubjectKind::User),
                 json!({"sub":"anon@1"}),
                 "fails",
+            ),
+            (
+                Condition::SubjectKind(SubjectKind::User),
+                json!({"sub":"x","gty":["client-credentials"]}),
+                "wrong type",
             ),
         ] {
             assert_eq!(says(&condition, &value), expected, "{condition} on {value}");

@@ -10,11 +10,12 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// How many readings a path may have. Honest odd paths have two or three.
-const MAX_READINGS: usize = 64;
+const MAX_READINGS: usize = 96;
 
-/// How many bytes all readings of a path may have together: enough for the longest permitted path
-/// with one encoded character, and it bounds the work that a stranger can ask for.
-const MAX_READING_BYTES: usize = 48 * 1024;
+/// How many bytes all readings of a path may have together: enough for the longest path that
+/// `limits.uri_bytes` permits by default, with one encoded character and with and without a final
+/// slash. It bounds the work that a stranger can ask for.
+const MAX_READING_BYTES: usize = 68 * 1024;
 
 /// The readings of one path. The first is the path as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl<'p> Readings<'p> {
         let mut current = self.literal.to_owned();
         loop {
             for step in STEPS {
-                let Cow::Owned(reading) = step(&current)? else {
+                let Cow::Owned(reading) = step(&current) else {
                     continue;
                 };
                 self.add(reading, &mut bytes)?;
@@ -126,11 +127,13 @@ fn check_bytes(path: &str) -> Result<(), PathError> {
         return Err(PathError::NoLeadingSlash);
     }
     let mut bytes = path.bytes();
+    let mut encoded = false;
     while let Some(byte) = bytes.next() {
         match byte {
             0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
             b'\\' | b'#' | b' ' | 0x80.. => return Err(PathError::ForbiddenByte(byte)),
             b'%' => {
+                encoded = true;
                 let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
                 if digit().is_none() || digit().is_none() {
                     return Err(PathError::BrokenPercentEncoding);
@@ -138,6 +141,9 @@ fn check_bytes(path: &str) -> Result<(), PathError> {
             }
             _ => {}
         }
+    }
+    if encoded && std::str::from_utf8(&decoded_bytes(path, |_| true)).is_err() {
+        return Err(PathError::NotUtf8);
     }
     Ok(())
 }
@@ -152,39 +158,53 @@ fn is_plain(path: &str) -> bool {
 }
 
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
-type Step = fn(&str) -> Result<Cow<'_, str>, PathError>;
+type Step = fn(&str) -> Cow<'_, str>;
 
-const STEPS: [Step; 14] = [
-    |path| decode(path, &[]),
-    |path| decode(path, b"/"),
+const STEPS: [Step; 15] = [
+    |path| decode(path, |_| true),
+    |path| decode(path, |byte| byte != b'/'),
+    // RFC 3986 §6.2.2.2: what a normaliser may decode.
+    |path| {
+        decode(path, |byte| {
+            byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+        })
+    },
     // What JavaScript's decodeURI leaves alone; Hono routes on its result, and keeps %25 as well.
-    |path| decode(path, b";/?:@&=+$,#"),
-    |path| decode(path, b";/?:@&=+$,#%"),
-    |path| Ok(backslashes_to_slashes(path)),
-    |path| Ok(merge_slashes(path)),
-    |path| Ok(resolve_dots(path)),
-    |path| Ok(drop_parameters(path)),
-    |path| Ok(drop_last_parameters(path)),
-    |path| Ok(cut_at(path, ';')),
+    |path| decode(path, |byte| !b";/?:@&=+$,#".contains(&byte)),
+    |path| decode(path, |byte| !b";/?:@&=+$,#%".contains(&byte)),
+    backslashes_to_slashes,
+    merge_slashes,
+    resolve_dots,
+    resolve_encoded_dots,
+    drop_parameters,
+    drop_last_parameters,
+    |path| cut_at(path, ';'),
     // A decoded '?' or '#' ends the path for a program that parses the decoded text again; some look
     // for one of them only.
-    |path| Ok(cut_at(path, '?')),
-    |path| Ok(cut_at(path, '#')),
-    |path| Ok(drop_trailing_slash(path)),
-    |path| Ok(drop_all_trailing_slashes(path)),
+    |path| cut_at(path, '?'),
+    |path| cut_at(path, '#'),
+    drop_trailing_slash,
 ];
 
-/// Decodes percent-encoding once, except of the bytes in `kept`. Sequences that an earlier step
-/// has broken stay as they are.
-fn decode<'p>(path: &'p str, kept: &[u8]) -> Result<Cow<'p, str>, PathError> {
+/// Decodes percent-encoding once, of the bytes that `picks` says. Sequences that an earlier step
+/// has broken stay as they are. What is not UTF-8 is replaced, as backends do.
+fn decode(path: &str, picks: fn(u8) -> bool) -> Cow<'_, str> {
     if !path.contains('%') {
-        return Ok(Cow::Borrowed(path));
+        return Cow::Borrowed(path);
     }
+    let decoded = decoded_bytes(path, picks);
+    if decoded == path.as_bytes() {
+        return Cow::Borrowed(path);
+    }
+    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+}
+
+fn decoded_bytes(path: &str, picks: fn(u8) -> bool) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         match encoded_byte(rest) {
-            Some((byte, after)) if !kept.contains(&byte) => {
+            Some((byte, after)) if picks(byte) => {
                 decoded.push(byte);
                 rest = after;
             }
@@ -194,12 +214,7 @@ fn decode<'p>(path: &'p str, kept: &[u8]) -> Result<Cow<'p, str>, PathError> {
             }
         }
     }
-    if decoded == path.as_bytes() {
-        return Ok(Cow::Borrowed(path));
-    }
-    String::from_utf8(decoded)
-        .map(Cow::Owned)
-        .map_err(|_| PathError::NotUtf8)
+    decoded
 }
 
 /// The byte that `%XX` at the start stands for, and what follows it.
@@ -258,6 +273,24 @@ fn resolve_dots(path: &str) -> Cow<'_, str> {
     Cow::Owned(format!("/{}", resolved.join("/")))
 }
 
+/// WHATWG URL parsers, such as Node's `URL`, take `%2e` for a dot where dots make a whole segment,
+/// and decode nothing else.
+fn resolve_encoded_dots(path: &str) -> Cow<'_, str> {
+    let dots = |segment: &str| match segment.to_ascii_lowercase().as_str() {
+        "%2e" => Some("."),
+        "%2e%2e" | ".%2e" | "%2e." => Some(".."),
+        _ => None,
+    };
+    if !path.split('/').any(|segment| dots(segment).is_some()) {
+        return Cow::Borrowed(path);
+    }
+    let decoded: Vec<&str> = path
+        .split('/')
+        .map(|segment| dots(segment).unwrap_or(segment))
+        .collect();
+    Cow::Owned(resolve_dots(&decoded.join("/")).into_owned())
+}
+
 fn drop_parameters(path: &str) -> Cow<'_, str> {
     if !path.contains(';') {
         return Cow::Borrowed(path);
@@ -291,15 +324,6 @@ fn drop_trailing_slash(path: &str) -> Cow<'_, str> {
     match path.strip_suffix('/') {
         None | Some("") => Cow::Borrowed(path),
         Some(bare) => Cow::Owned(bare.to_owned()),
-    }
-}
-
-fn drop_all_trailing_slashes(path: &str) -> Cow<'_, str> {
-    match path.trim_end_matches('/') {
-        bare if bare.len() == path.len() => Cow::Borrowed(path),
-        "" if path.len() > 1 => Cow::Owned("/".to_owned()),
-        "" => Cow::Borrowed(path),
-        bare => Cow::Owned(bare.to_owned()),
     }
 }
 
@@ -354,6 +378,7 @@ mod tests {
             ("/admin%23/../public", &["/admin"]),
             ("/a%3F/admin%23x", &["/a?/admin", "/a"]),
             ("/.%252e/%3a", &["/%3a", "/:"]),
+            ("/a/%2E%2e/%61", &["/%61", "/a"]),
             ("/a//../b", &["/a/b", "/b"]),
             ("/x/../%2e%2e/y", &["/y"]),
             ("/api%2e./x", &["/api../x"]),

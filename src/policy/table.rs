@@ -117,12 +117,14 @@ impl Table {
     /// An empty answer within means: no pattern matches that reading.
     pub(super) fn lookups<'t>(&'t self, path: &str) -> [Option<Vec<&'t PatternRoutes>>; 2] {
         let exact = self.resolve(self.exact.find(path));
-        let has_upper_case = path.bytes().any(|byte| byte.is_ascii_uppercase());
-        let folded = match (&self.folded, has_upper_case) {
+        let folds = path
+            .bytes()
+            .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
+        let folded = match (&self.folded, folds) {
             (None, false) => None,
             (folded, _) => {
                 let root = folded.as_ref().unwrap_or(&self.exact);
-                Some(self.resolve(root.find(&path.to_ascii_lowercase())))
+                Some(self.resolve(root.find(&fold_case(path))))
             }
         };
         [Some(exact), folded]
@@ -133,6 +135,16 @@ impl Table {
             .iter()
             .filter_map(|place| self.patterns.get(*place))
             .collect()
+    }
+}
+
+/// The path as backends that ignore case see it. Some fold by way of upper case, where the Kelvin
+/// sign is a K and the long s an S.
+fn fold_case(path: &str) -> String {
+    if path.is_ascii() {
+        path.to_ascii_lowercase()
+    } else {
+        path.to_uppercase().to_lowercase()
     }
 }
 

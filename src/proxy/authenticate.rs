@@ -8,8 +8,9 @@ use super::access_log::AccessLog;
 use super::first_sight::Overloaded;
 use super::{Proxy, Refusal};
 use crate::clock::UnixTime;
+use crate::headers;
 use crate::identity::Identity;
-use crate::token::{self, BearerToken, Rejection, Unverified, VerifiedToken, VerifyError};
+use crate::token::{BearerToken, Rejection, Unverified, VerifiedToken, VerifyError};
 
 impl Proxy {
     /// The caller that the request's token proves; `None` for a request without a token.
@@ -19,8 +20,9 @@ impl Proxy {
         now: UnixTime,
         log: &mut AccessLog,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
-        let Some(bearer) = token::bearer_token(&head.headers).map_err(Refusal::Authorization)?
-        else {
+        let is_websocket = headers::is_websocket_upgrade(head);
+        let bearer = self.shared.config.token_sources.find(head, is_websocket);
+        let Some(bearer) = bearer.map_err(Refusal::Authorization)? else {
             return Ok(None);
         };
         let generation = self.shared.keys.current().generation();

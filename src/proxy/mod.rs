@@ -130,13 +130,17 @@ impl Proxy {
         log: &mut AccessLog,
     ) -> Result<Answer, Refusal> {
         let on_upgrade = hyper::upgrade::on(&mut request);
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let host = self.check(&head, &body, client)?;
         let permit = self.permit(&head, &body, log).await?;
         for denial in permit.shadowed() {
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
         let is_upgrade = headers::is_websocket_upgrade(&head);
+        self.shared
+            .config
+            .token_sources
+            .remove(&mut head, is_upgrade);
         let outbound = self.outbound(&head, &host, client, request_id);
         let body = RequestBody::new(body, self.shared.config.limits.body_bytes);
         let authorized =

@@ -13,9 +13,10 @@ pub struct BearerToken<'h>(&'h str);
 /// Why an `Authorization` header cannot be read. All of these are the client's mistake (400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthorizationError {
-    /// Two or more `Authorization` lines: the field is a singleton (RFC 9110 §11.6.2).
+    /// Two or more `Authorization` lines (the field is a singleton, RFC 9110 §11.6.2), or tokens in
+    /// two places.
     Repeated,
-    /// The scheme is `Bearer`, what follows is not one token.
+    /// The scheme is `Bearer`, or a token stands elsewhere, and what follows is not one token.
     NotOneToken,
     /// Bytes that no header of this kind has.
     NotVisibleAscii,
@@ -24,8 +25,8 @@ pub enum AuthorizationError {
 impl fmt::Display for AuthorizationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Repeated => "more than one Authorization header",
-            Self::NotOneToken => "Bearer is not followed by exactly one token",
+            Self::Repeated => "more than one Authorization header or token",
+            Self::NotOneToken => "a credential is not exactly one token",
             Self::NotVisibleAscii => "Authorization holds bytes outside visible ASCII",
         })
     }
@@ -59,12 +60,7 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, Auth
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Ok(None);
     }
-    let token = rest.trim_start_matches(' ');
-    if is_b64token(token) {
-        Ok(Some(BearerToken(token)))
-    } else {
-        Err(AuthorizationError::NotOneToken)
-    }
+    BearerToken::parse(rest.trim_start_matches(' ')).map(Some)
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -77,6 +73,15 @@ fn is_b64token(text: &str) -> bool {
 }
 
 impl<'h> BearerToken<'h> {
+    /// Takes a text for a token if it has the form of one.
+    pub(super) fn parse(text: &'h str) -> Result<Self, AuthorizationError> {
+        if is_b64token(text) {
+            Ok(Self(text))
+        } else {
+            Err(AuthorizationError::NotOneToken)
+        }
+    }
+
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {

@@ -8,6 +8,7 @@ mod cache;
 mod checks;
 mod keyring;
 mod rejection;
+mod sources;
 mod verifier;
 
 pub use bearer::{AuthorizationError, BearerToken, bearer_token};
@@ -15,4 +16,5 @@ pub use cache::TokenCache;
 pub use checks::{SubjectKind, TypPolicy};
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
+pub use sources::TokenSources;
 pub use verifier::{Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError};

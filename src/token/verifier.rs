@@ -122,6 +122,14 @@ impl Verifier {
         let claims = jose::parse_object(payload.bytes())
             .map(Claims::new)
             .map_err(Rejection::PayloadNotJson)?;
+        // Auth0 publishes one key set under the tenant's own domain and under its custom domains, so
+        // several issuers may vouch for the very key that signed.
+        let issuer = candidates
+            .iter()
+            .filter(|(_, other)| other == key)
+            .map(|(name, _)| name)
+            .find(|name| claims.get("iss").is_some_and(|iss| iss == **name))
+            .unwrap_or(issuer);
         let (subject, valid_until) = self.check_claims(&claims, issuer, now)?;
         Ok(VerifiedToken {
             claims,

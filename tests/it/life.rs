@@ -346,3 +346,9 @@ async fn warnings_alone_leave_the_request_lines_out() {
     assert_eq!(proxy.exit().await.code(), Some(0));
     assert_eq!(proxy.events(), Vec::<Value>::new());
 }
+
+#[tokio::test]
+async fn nothing_secret_is_logged_wherever_the_token_stands() {
+    let sources = "query_parameter = \"access_token\"\nwebsocket_protocol = true";
+    assert_nothing_secret_is_logged(&format!("[token_sources]\n{sources}")).await;
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::issuer::keys::{Algorithm, SigningKey};
 use crate::issuer::tokens::{AUDIENCE, Dialect, Mint, now};
 use crate::issuer::{Issuer, secrets};
-use crate::support::{Findings, Proxy, Request, Setup, Upstream, assert_own, own};
+use crate::support::{Findings, Proxy, Reply, Request, Setup, Upstream, assert_own, own};
 
 async fn assert_accepted(proxy: &Proxy, upstream: &Upstream, table: Vec<(&str, Mint)>) {
     let mut findings = Findings::default();
@@ -502,4 +502,79 @@ async fn a_cached_token_expires_all_the_same() {
     let rest = until.saturating_sub(UNIX_EPOCH.elapsed().expect("a clock after 1970"));
     tokio::time::sleep(rest).await;
     assert_own(&proxy.send(&request).await, 401, "token_expired");
+}
+
+#[tokio::test]
+async fn the_query_carries_a_token_where_it_may() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[token_sources]\nquery_parameter = \"access_token\"")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    let mut findings = Findings::default();
+    for (target, forwarded) in [
+        (format!("/api/x?access_token={token}"), "/api/x"),
+        (
+            format!("/api/x?a=1&access_token={token}&b=%2F&&c"),
+            "/api/x?a=1&b=%2F&&c",
+        ),
+        (
+            format!("/api/x?access_token={token}&access_tokens=2"),
+            "/api/x?access_tokens=2",
+        ),
+    ] {
+        let response = proxy.send(&Request::get(&target)).await;
+        findings.check(forwarded, response.status() == 200, || response.text());
+        if response.status() == 200 {
+            let exchange = upstream.next().await;
+            let found = exchange.head.target();
+            findings.check(forwarded, found == forwarded, || found.to_owned());
+        }
+    }
+    let query = format!("/api/x?access_token={token}");
+    for (case, request) in [
+        (
+            "in the query and in the header",
+            Request::get(&query).bearer(&token),
+        ),
+        (
+            "twice in the query",
+            Request::get(&format!("{query}&access_token={token}")),
+        ),
+    ] {
+        findings.add(
+            case,
+            own(&proxy.send(&request).await, 400, "authorization_malformed"),
+        );
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn a_subprotocol_carries_a_token_where_it_may() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::WebSocket);
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[token_sources]\nwebsocket_protocol = true")
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    let open = |offer: String| {
+        Request::get("/ws")
+            .websocket()
+            .header("Sec-WebSocket-Protocol", &offer)
+    };
+    let mut client = open(format!("chat, bearer.{token}")).open(proxy.data).await;
+    assert_eq!(client.head().await.status(), 101);
+    let exchange = upstream.next().await;
+    assert_eq!(exchange.head.get("sec-websocket-protocol"), Some("chat"));
+    assert_eq!(exchange.head.get("x-forwarded-user"), Some("auth0|alice"));
+
+    let both = open(format!("chat, bearer.{token}")).bearer(&token);
+    assert_own(&proxy.send(&both).await, 400, "authorization_malformed");
+    // Outside a WebSocket handshake the field means nothing.
+    let plain = Request::get("/x").header("Sec-WebSocket-Protocol", &format!("bearer.{token}"));
+    assert_own(&proxy.send(&plain).await, 401, "token_missing");
 }

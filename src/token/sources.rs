@@ -1,0 +1,272 @@
+//! Where else than in `Authorization` a token may stand, for clients that cannot set that header:
+//! `EventSource` (a query parameter) and browsers' `WebSocket` (an offered subprotocol). Both are
+//! off unless configured, and wherever one stood, it is taken out before the upstream.
+
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use http::uri::PathAndQuery;
+use http::{Uri, request};
+
+use super::bearer::{AuthorizationError, BearerToken, bearer_token};
+
+/// How an offered subprotocol that is a token begins.
+const SUBPROTOCOL_PREFIX: &str = "bearer.";
+
+/// `[token_sources]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenSources {
+    /// The query parameter that may hold a token.
+    pub query_parameter: Option<String>,
+    /// Whether a subprotocol `bearer.TOKEN` offered in a WebSocket handshake counts.
+    pub websocket_protocol: bool,
+}
+
+impl TokenSources {
+    /// Finds the one token of a request (RFC 6750 §2: a client uses one method).
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorizationError`] when a token is malformed, or when there are two.
+    pub fn find<'h>(
+        &self,
+        head: &'h request::Parts,
+        is_websocket: bool,
+    ) -> Result<Option<BearerToken<'h>>, AuthorizationError> {
+        let mut found = bearer_token(&head.headers)?;
+        let in_query = head
+            .uri
+            .query()
+            .into_iter()
+            .flat_map(|query| self.in_query(query));
+        let offered = self.offered(&head.headers, is_websocket);
+        for candidate in in_query.chain(offered) {
+            if found.is_some() {
+                return Err(AuthorizationError::Repeated);
+            }
+            found = Some(BearerToken::parse(candidate)?);
+        }
+        Ok(found)
+    }
+
+    /// Takes tokens out of the places where they may stand.
+    pub fn remove(&self, head: &mut request::Parts, is_websocket: bool) {
+        if let Some(target) = self.target_without_token(&head.uri) {
+            head.uri = target;
+        }
+        if self.websocket_protocol && is_websocket {
+            remove_offers(&mut head.headers);
+        }
+    }
+
+    fn in_query<'h>(&self, query: &'h str) -> impl Iterator<Item = &'h str> + use<'h, '_> {
+        query.split('&').filter_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            self.names_token(name).then_some(value)
+        })
+    }
+
+    fn offered<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        is_websocket: bool,
+    ) -> impl Iterator<Item = &'h str> + use<'h> {
+        let on = self.websocket_protocol && is_websocket;
+        offers(headers)
+            .filter_map(move |offer| offer.strip_prefix(SUBPROTOCOL_PREFIX).filter(|_| on))
+    }
+
+    /// A backend decodes names, so an encoded spelling is the same parameter.
+    fn names_token(&self, name: &str) -> bool {
+        self.query_parameter
+            .as_ref()
+            .is_some_and(|parameter| decoded(name).eq(parameter.bytes()))
+    }
+
+    /// The target without the parameter; `None` when it has none. All other pairs stay as they are.
+    fn target_without_token(&self, uri: &Uri) -> Option<Uri> {
+        let query = uri.query()?;
+        let names_token =
+            |pair: &&str| self.names_token(pair.split('=').next().unwrap_or_default());
+        if !query.split('&').any(|pair| names_token(&pair)) {
+            return None;
+        }
+        let kept: Vec<&str> = query.split('&').filter(|pair| !names_token(pair)).collect();
+        let target = if kept.is_empty() {
+            uri.path().to_owned()
+        } else {
+            format!("{}?{}", uri.path(), kept.join("&"))
+        };
+        // A part of a valid target is a valid target; if it were not, the path alone is.
+        let target = PathAndQuery::try_from(target).unwrap_or(PathAndQuery::from_static("/"));
+        Some(Uri::from(target))
+    }
+}
+
+fn offers(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+}
+
+fn remove_offers(headers: &mut HeaderMap) {
+    if !offers(headers).any(|offer| offer.starts_with(SUBPROTOCOL_PREFIX)) {
+        return;
+    }
+    let kept: Vec<&str> = offers(headers)
+        .filter(|offer| !offer.starts_with(SUBPROTOCOL_PREFIX))
+        .collect();
+    let kept = HeaderValue::try_from(kept.join(", "))
+        .ok()
+        .filter(|kept| !kept.is_empty());
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Some(kept) = kept {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+    }
+}
+
+/// Percent-decoded bytes, with `+` for a space, as forms are read. A broken sequence stays as it is.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let digit = |byte: &u8| {
+            char::from(*byte)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
+        if let [b'%', high, low, after @ ..] = rest
+            && let (Some(high), Some(low)) = (digit(high), digit(low))
+        {
+            rest = after;
+            return Some(high.wrapping_shl(4) | low);
+        }
+        let (first, after) = rest.split_first()?;
+        rest = after;
+        Some(if *first == b'+' { b' ' } else { *first })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AuthorizationError, BearerToken, TokenSources};
+    use http::{Request, request};
+
+    fn sources() -> TokenSources {
+        TokenSources {
+            query_parameter: Some("access_token".to_owned()),
+            websocket_protocol: true,
+        }
+    }
+
+    fn head(target: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn one_token_is_found_wherever_it_may_stand() {
+        let offer = [("sec-websocket-protocol", "chat, bearer.a.b.c")];
+        let bearer = [("authorization", "Bearer a.b.c")];
+        for (target, headers, websocket, expected) in [
+            ("/x?access_token=a.b.c", &[][..], false, Ok(Some("a.b.c"))),
+            ("/x?y=1&access_token=a.b.c&z", &[], false, Ok(Some("a.b.c"))),
+            ("/x?access%5ftoken=a.b.c", &[], false, Ok(Some("a.b.c"))),
+            ("/x?access_tokens=a.b.c", &[], false, Ok(None)),
+            ("/x?access_token", &[], false, Ok(None)),
+            ("/x", &offer, true, Ok(Some("a.b.c"))),
+            ("/x", &offer, false, Ok(None)),
+            ("/x", &bearer, true, Ok(Some("a.b.c"))),
+            (
+                "/x?access_token=",
+                &[],
+                false,
+                Err(AuthorizationError::NotOneToken),
+            ),
+            (
+                "/x?access_token=a%20b",
+                &[],
+                false,
+                Err(AuthorizationError::NotOneToken),
+            ),
+            (
+                "/x?access_token=a&access_token=a",
+                &[],
+                false,
+                Err(AuthorizationError::Repeated),
+            ),
+            (
+                "/x?access_token=a",
+                &bearer,
+                false,
+                Err(AuthorizationError::Repeated),
+            ),
+            (
+                "/x?access_token=a",
+                &offer,
+                true,
+                Err(AuthorizationError::Repeated),
+            ),
+            (
+                "/x",
+                &[("sec-websocket-protocol", "bearer.a, bearer.b")],
+                true,
+                Err(AuthorizationError::Repeated),
+            ),
+            (
+                "/x",
+                &[("sec-websocket-protocol", "bearer.")],
+                true,
+                Err(AuthorizationError::NotOneToken),
+            ),
+        ] {
+            let head = head(target, headers);
+            let found = sources()
+                .find(&head, websocket)
+                .map(|token| token.map(BearerToken::secret));
+            assert_eq!(found, expected, "{target} {headers:?}");
+            if headers.is_empty() {
+                let off = TokenSources::default();
+                assert_eq!(
+                    off.find(&head, websocket),
+                    Ok(None),
+                    "{target} with all sources off"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_taken_out_and_the_rest_stays() {
+        for (target, expected) in [
+            ("/x?access_token=a", "/x"),
+            ("/x?access_token", "/x"),
+            ("/x?a=1&access_token=t&b=%2F&&c", "/x?a=1&b=%2F&&c"),
+            ("/x?access%5Ftoken=t&d", "/x?d"),
+            ("/x?access_token=t&access_token=u", "/x"),
+            ("/x?access_tokens=t", "/x?access_tokens=t"),
+            ("/x?", "/x?"),
+        ] {
+            let mut head = head(target, &[]);
+            sources().remove(&mut head, false);
+            assert_eq!(head.uri.to_string(), expected, "{target}");
+        }
+        for (offered, expected) in [
+            ("chat, bearer.t", Some("chat")),
+            ("bearer.t,a,b", Some("a, b")),
+            ("bearer.t", None),
+            ("chat", Some("chat")),
+        ] {
+            let mut head = head("/", &[("sec-websocket-protocol", offered)]);
+            sources().remove(&mut head, true);
+            let left = head
+                .headers
+                .get("sec-websocket-protocol")
+                .map(|value| value.to_str().expect("visible"));
+            assert_eq!(left, expected, "{offered}");
+        }
+    }
+}

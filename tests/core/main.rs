@@ -1,0 +1,10 @@
+//! The pure core from outside: published vectors, tables of hostile tokens, an independent
+//! implementation to disagree with, and chance.
+
+mod differential;
+mod mint;
+mod paths;
+mod rfc7515;
+mod rules;
+mod verifier;
+mod wycheproof;

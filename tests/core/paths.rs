@@ -1,0 +1,722 @@
+//! The promise about paths: if a request passes, it passes under every reading that a backend could
+//! make of its path.
+//!
+//! A backend is simulated as a sequence of transformations, written here from their definitions and
+//! sharing nothing with the program, followed by a naive router over the same routes.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use authgate::identity::Identity;
+use authgate::policy::{
+    Access, Caller, Condition, ListMode, Methods, PathError, Pattern, Policy, Readings,
+    Requirement, Route,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use serde_json::json;
+
+use crate::mint::identity;
+
+/// How many route tables with how many paths each, and how many backends read each path.
+const TABLES: u32 = 1_300;
+const PATHS: usize = 8;
+const BACKENDS: usize = 40;
+
+/// Segments of routes and of paths. Some differ only in case, some look like something else.
+const SEGMENTS: [&str; 8] = ["a", "b", "admin", "Admin", "public", "a=b", ":", "x.y"];
+
+const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
+
+/// A route as this file understands it.
+#[derive(Debug, Clone)]
+struct Rule {
+    path: String,
+    /// Empty: the methods that no other rule of the same path names.
+    methods: Vec<&'static str>,
+    access: Asked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Anything,
+    AnyToken,
+    TheScope,
+    AnotherScope,
+    Impossible,
+}
+
+impl Rule {
+    fn route(&self) -> Route {
+        let scope = |name: &str| Condition::Scopes(ListMode::All, vec![name.to_owned()]);
+        Route {
+            pattern: Pattern::parse(&self.path).expect("a pattern"),
+            methods: if self.methods.is_empty() {
+                Methods::Remaining
+            } else {
+                Methods::Only(self.methods.iter().map(|&one| one.to_owned()).collect())
+            },
+            access: match self.access {
+                Asked::Anything => Access::Public,
+                Asked::AnyToken => Access::Authenticated(Condition::All(vec![])),
+                Asked::TheScope => Access::Authenticated(scope("held")),
+                Asked::AnotherScope => Access::Authenticated(scope("other")),
+                Asked::Impossible => Access::Deny,
+            },
+            shadow: false,
+        }
+    }
+}
+
+/// Routes, and what becomes of a path that none of them matches.
+#[derive(Debug, Clone)]
+struct Rules {
+    rules: Vec<Rule>,
+    deny_unmatched: bool,
+}
+
+impl Rules {
+    /// Leaves out what claims the same path and method again: configuration refuses it.
+    fn new(all: Vec<Rule>, deny_unmatched: bool) -> Self {
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in all {
+            let clash = rules.iter().any(|other| {
+                other.path == rule.path
+                    && (other.methods == rule.methods
+                        || other.methods.iter().any(|one| rule.methods.contains(one)))
+            });
+            if !clash {
+                rules.push(rule);
+            }
+        }
+        Self {
+            rules,
+            deny_unmatched,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let require = Requirement {
+            condition: Condition::All(vec![]),
+            shadow: false,
+        };
+        let routes = self.rules.iter().map(Rule::route).collect();
+        Policy::new(require, routes, self.deny_unmatched).expect("no duplicates")
+    }
+
+    /// Whether the backend's own router lets the request through, if it asks for what these rules ask.
+    fn lets_pass(&self, router: Router, path: &str, method: &str, has_token: bool) -> bool {
+        let path = router.fold(path);
+        let mut best: Vec<(&Rule, Vec<Fit>)> = Vec::new();
+        for rule in &self.rules {
+            if let Some(fit) = fit(&router.fold(&rule.path), &path) {
+                best.push((rule, fit));
+            }
+        }
+        let Some(highest) = best.iter().map(|(_, fit)| fit.clone()).max() else {
+            return has_token && !self.deny_unmatched;
+        };
+        // Patterns that this router cannot tell apart: nobody knows which of them it would take.
+        let mut patterns: Vec<&str> = best
+            .iter()
+            .filter(|(_, fit)| *fit == highest)
+            .map(|(rule, _)| rule.path.as_str())
+            .collect();
+        patterns.dedup();
+        patterns.iter().all(|pattern| {
+            let of_pattern = || self.rules.iter().filter(|rule| rule.path == **pattern);
+            of_pattern()
+                .find(|rule| rule.methods.contains(&method))
+                .or_else(|| of_pattern().find(|rule| rule.methods.is_empty()))
+                .is_some_and(|rule| match rule.access {
+                    Asked::Anything => true,
+                    Asked::AnyToken | Asked::TheScope => has_token,
+                    Asked::AnotherScope | Asked::Impossible => false,
+                })
+        })
+    }
+}
+
+/// How well one place of a pattern fits, from worst to best. Fits compare from the left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Rest,
+    Wildcard,
+    Literal,
+    End,
+}
+
+/// How a pattern fits a path, if it does: the definition, without a tree.
+fn fit(pattern: &str, path: &str) -> Option<Vec<Fit>> {
+    let mut segments = path.strip_prefix('/')?.split('/');
+    let mut fits = Vec::new();
+    if pattern == "/**" {
+        return Some(vec![Fit::Rest]);
+    }
+    for wanted in pattern.strip_prefix('/')?.split('/') {
+        if wanted == "**" {
+            fits.push(Fit::Rest);
+            return Some(fits);
+        }
+        let segment = segments.next()?;
+        match wanted {
+            "*" if !segment.is_empty() => fits.push(Fit::Wildcard),
+            _ if wanted == segment => fits.push(Fit::Literal),
+            _ => return None,
+        }
+    }
+    fits.push(Fit::End);
+    segments.next().is_none().then_some(fits)
+}
+
+/// What a backend's router cannot tell apart.
+#[derive(Debug, Clone, Copy)]
+struct Router {
+    ignores_case: bool,
+    ignores_trailing_slash: bool,
+}
+
+impl Router {
+    fn fold(self, path: &str) -> String {
+        let mut path = path.to_owned();
+        if self.ignores_case {
+            path = path.to_ascii_lowercase();
+        }
+        if self.ignores_trailing_slash && path.len() > 1 && path.ends_with('/') {
+            path.pop();
+        }
+        path
+    }
+}
+
+/// One thing that a backend may do to a path before it routes.
+#[derive(Debug, Clone, Copy)]
+enum Transformation {
+    BackslashIsSlash,
+    CutAtFragment,
+    CutAtParameter,
+    CutAtQuery,
+    Decode,
+    DecodeButSlash,
+    DecodeTwice,
+    DecodeUnreserved,
+    DecodeUri,
+    DecodeUriKeepingPercent,
+    DropAllParameters,
+    DropLastParameters,
+    DropTrailingSlash,
+    DropTrailingSlashes,
+    MergeSlashes,
+    RemoveDotSegments,
+    RemoveEncodedDotSegments,
+}
+
+const TRANSFORMATIONS: [Transformation; 17] = [
+    Transformation::BackslashIsSlash,
+    Transformation::CutAtFragment,
+    Transformation::CutAtParameter,
+    Transformation::CutAtQuery,
+    Transformation::Decode,
+    Transformation::DecodeButSlash,
+    Transformation::DecodeTwice,
+    Transformation::DecodeUnreserved,
+    Transformation::DecodeUri,
+    Transformation::DecodeUriKeepingPercent,
+    Transformation::DropAllParameters,
+    Transformation::DropLastParameters,
+    Transformation::DropTrailingSlash,
+    Transformation::DropTrailingSlashes,
+    Transformation::MergeSlashes,
+    Transformation::RemoveDotSegments,
+    Transformation::RemoveEncodedDotSegments,
+];
+
+/// ECMA-262 §19.2.6.3: what `decodeURI` leaves encoded.
+const URI_RESERVED: &[u8] = b";/?:@&=+$,#";
+
+impl Transformation {
+    /// The path that comes out; `None` when such a backend would answer 400.
+    fn apply(self, path: &str) -> Option<String> {
+        match self {
+            Self::BackslashIsSlash => Some(path.replace('\\', "/")),
+            Self::CutAtFragment => Some(before(path, '#')),
+            Self::CutAtParameter => Some(before(path, ';')),
+            Self::CutAtQuery => Some(before(path, '?')),
+            Self::Decode => percent_decode(path, |_| true),
+            Self::DecodeButSlash => percent_decode(path, |byte| byte != b'/'),
+            Self::DecodeTwice => percent_decode(&percent_decode(path, |_| true)?, |_| true),
+            // RFC 3986 §2.3, for a normaliser that decodes nothing else.
+            Self::DecodeUnreserved => percent_decode(path, |byte| {
+                byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+            }),
+            Self::DecodeUri => percent_decode(path, |byte| !URI_RESERVED.contains(&byte)),
+            Self::DecodeUriKeepingPercent => {
+                percent_decode(path, |byte| byte != b'%' && !URI_RESERVED.contains(&byte))
+            }
+            Self::DropAllParameters => {
+                let segments: Vec<String> = path.split('/').map(|one| cut(one, ';')).collect();
+                Some(segments.join("/"))
+            }
+            Self::DropLastParameters => {
+                let last = path.rfind('/')?;
+                Some(format!("{}{}", &path[..=last], cut(&path[last + 1..], ';')))
+            }
+            Self::DropTrailingSlash => Some(match path.len() {
+                0 | 1 => path.to_owned(),
+                _ => path.strip_suffix('/').unwrap_or(path).to_owned(),
+            }),
+            Self::DropTrailingSlashes => {
+                let bare = path.trim_end_matches('/');
+                Some(if bare.is_empty() { "/" } else { bare }.to_owned())
+            }
+            Self::MergeSlashes => {
+                let mut merged = path.to_owned();
+                while merged.contains("//") {
+                    merged = merged.replace("//", "/");
+                }
+                Some(merged)
+            }
+            Self::RemoveDotSegments => Some(remove_dot_segments(path)),
+            Self::RemoveEncodedDotSegments => Some(remove_encoded_dot_segments(path)),
+        }
+    }
+}
+
+fn cut(text: &str, end: char) -> String {
+    text.chars().take_while(|one| *one != end).collect()
+}
+
+/// A path cut short is still a path.
+fn before(path: &str, end: char) -> String {
+    let kept = cut(path, end);
+    if kept.is_empty() {
+        "/".to_owned()
+    } else {
+        kept
+    }
+}
+
+/// One pass from left to right. A broken sequence stays, as lenient decoders have it.
+fn percent_decode(path: &str, decodes: impl Fn(u8) -> bool) -> Option<String> {
+    let bytes = path.as_bytes();
+    let mut decoded = Vec::new();
+    let mut place = 0;
+    while place < bytes.len() {
+        let value = bytes
+            .get(place + 1..place + 3)
+            .filter(|digits| bytes[place] == b'%' && digits.iter().all(u8::is_ascii_hexdigit))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .filter(|value| decodes(*value));
+        decoded.push(value.unwrap_or(bytes[place]));
+        place += if value.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// RFC 3986 §5.2.4, letter by letter.
+fn remove_dot_segments(path: &str) -> String {
+    let mut input = path.to_owned();
+    let mut output = String::new();
+    while !input.is_empty() {
+        if input.starts_with("/./") {
+            input.replace_range(..2, "");
+        } else if input == "/." {
+            "/".clone_into(&mut input);
+        } else if input.starts_with("/../") || input == "/.." {
+            let rest = input.split_off(3);
+            input = if rest.is_empty() {
+                "/".to_owned()
+            } else {
+                rest
+            };
+            output.truncate(output.rfind('/').unwrap_or(0));
+        } else {
+            let next = input[1..].find('/').map_or(input.len(), |place| place + 1);
+            let rest = input.split_off(next);
+            output.push_str(&input);
+            input = rest;
+        }
+    }
+    output
+}
+
+/// WHATWG URL, path state: an encoded dot is a dot, where dots make the whole segment.
+fn remove_encoded_dot_segments(path: &str) -> String {
+    let plain: Vec<String> = path
+        .split('/')
+        .map(|segment| {
+            let dots = segment.to_ascii_lowercase().replace("%2e", ".");
+            if dots == "." || dots == ".." {
+                dots
+            } else {
+                segment.to_owned()
+            }
+        })
+        .collect();
+    remove_dot_segments(&plain.join("/"))
+}
+
+#[derive(Debug, Clone)]
+struct Backend {
+    steps: Vec<Transformation>,
+    router: Router,
+}
+
+impl Backend {
+    fn read(&self, path: &str) -> Option<String> {
+        self.steps
+            .iter()
+            .try_fold(path.to_owned(), |path, step| step.apply(&path))
+    }
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let segment = prop_oneof![4 => select(&SEGMENTS[..]), 1 => Just("*")];
+    let end = prop_oneof![6 => Just(""), 2 => Just("/**"), 1 => Just("/")];
+    let path = (vec(segment, 0..4), end).prop_map(|(segments, end)| {
+        match format!("/{}{end}", segments.join("/")) {
+            path if segments.is_empty() && path == "//" => "/".to_owned(),
+            path if segments.is_empty() => path.replacen("//", "/", 1),
+            path => path,
+        }
+    });
+    let methods = prop_oneof![
+        4 => Just(vec![]),
+        1 => Just(vec!["GET"]),
+        1 => Just(vec!["POST", "DELETE"]),
+    ];
+    let access = prop_oneof![
+        4 => Just(Asked::Anything),
+        2 => Just(Asked::AnyToken),
+        2 => Just(Asked::TheScope),
+        1 => Just(Asked::AnotherScope),
+        2 => Just(Asked::Impossible),
+    ];
+    let rule = (path, methods, access).prop_map(|(path, methods, access)| Rule {
+        path,
+        methods,
+        access,
+    });
+    (vec(rule, 1..9), any::<bool>()).prop_map(|(rules, deny)| Rules::new(rules, deny))
+}
+
+/// A path made of things that backends disagree about.
+fn hostile_path() -> impl Strategy<Value = String> {
+    let segment = prop_oneof![
+        8 => select(&SEGMENTS[..]).prop_map(str::to_owned),
+        2 => select(vec!["..", ".", "..;", "%2e%2e", "%2E.", ".%252e", "..;x=y", "%252e%252e%253b"])
+            .prop_map(str::to_owned),
+        1 => select(vec!["ADMIN", "aDmIn", "%41dmin", "%61", "%2561", "adm%69n", "%25%36%31"])
+            .prop_map(str::to_owned),
+        1 => select(vec!["%3a", "%253A", "a%3db", "a%253Db", "x%2ey", "x%252ey"])
+            .prop_map(str::to_owned),
+    ];
+    let separator = prop_oneof![
+        10 => Just("/"),
+        2 => select(vec!["//", "/./", "/../", "%2f", "%2F/", "%252f", "%5c", "%5C%5c", "%255c"]),
+    ];
+    let noise = prop_oneof![
+        12 => Just(""),
+        2 => select(vec![";", ";x=y", "%3b", "%3Bx", "%253b", ";;", ";/"]),
+        1 => select(vec!["%3f", "%3Fx", "%23", "%2523", "%253f"]),
+    ];
+    let end = prop_oneof![6 => Just(""), 1 => Just("/"), 1 => select(vec!["//", "%2f", "/.", "/..", "/%2e", ";"])];
+    (vec((separator, segment, noise), 1..6), end).prop_map(|(pieces, end)| {
+        let mut path = String::new();
+        for (separator, segment, noise) in pieces {
+            let separator = match separator {
+                other if path.is_empty() && !other.starts_with('/') => "/",
+                other => other,
+            };
+            path.push_str(separator);
+            path.push_str(&segment);
+            path.push_str(noise);
+        }
+        path.push_str(end);
+        path
+    })
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    let router =
+        (any::<bool>(), any::<bool>()).prop_map(|(ignores_case, ignores_trailing_slash)| Router {
+            ignores_case,
+            ignores_trailing_slash,
+        });
+    (vec(select(&TRANSFORMATIONS[..]), 0..6), router)
+        .prop_map(|(steps, router)| Backend { steps, router })
+}
+
+/// The same cases in every run: a failure in CI is a failure everywhere.
+fn runner(cases: u32) -> TestRunner {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
+}
+
+/// Says what failed. The whole input would fill pages with backends that had no part in it.
+fn report<T: std::fmt::Debug>(result: Result<(), TestError<T>>) {
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, _)) => panic!("{reason}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn passes(policy: &Policy, method: &str, path: &str, who: Option<&Arc<Identity>>) -> bool {
+    let caller = who.map_or(Caller::Anonymous, |who| Caller::Verified(Arc::clone(who)));
+    policy
+        .matched(method, path)
+        .is_ok_and(|matched| matched.authorize(caller).is_ok())
+}
+
+#[test]
+fn a_request_that_passes_passes_under_every_reading() {
+    let who = identity(&json!({"scope":"held"}));
+    let (requests, passed, readings, altered) = (
+        Cell::new(0_u32),
+        Cell::new(0_u32),
+        Cell::new(0_u32),
+        Cell::new(0_u32),
+    );
+    let count = |counter: &Cell<u32>| counter.set(counter.get() + 1);
+    let cases = (
+        rules(),
+        vec((hostile_path(), select(&METHODS[..]), any::<bool>()), PATHS),
+        vec(backend(), BACKENDS),
+    );
+    let result = runner(TABLES).run(&cases, |(rules, paths, backends)| {
+        let policy = rules.policy();
+        for (path, method, with_token) in &paths {
+            count(&requests);
+            if !passes(&policy, method, path, with_token.then_some(&who)) {
+                continue;
+            }
+            count(&passed);
+            for backend in &backends {
+                let Some(reading) = backend.read(path) else {
+                    continue;
+                };
+                count(&readings);
+                if reading != *path {
+                    count(&altered);
+                }
+                prop_assert!(
+                    rules.lets_pass(backend.router, &reading, method, *with_token),
+                    "{method} {path} passes ({with_token}), and {backend:?} reads {reading}, with {rules:?}"
+                );
+            }
+        }
+        Ok(())
+    });
+    println!(
+        "{} requests, {} passed, {} readings of them, {} unlike the path",
+        requests.get(),
+        passed.get(),
+        readings.get(),
+        altered.get()
+    );
+    report(result);
+    assert!(readings.get() >= 100_000, "{} readings", readings.get());
+    assert!(
+        altered.get() >= 30_000,
+        "{} readings unlike the path",
+        altered.get()
+    );
+}
+
+/// Everything that any sequence of transformations makes of a path. Stops at the first reading that
+/// `known` has not.
+fn closure(path: &str, known: &HashSet<&str>) -> Result<HashSet<String>, String> {
+    let mut found = HashSet::from([path.to_owned()]);
+    let mut next = vec![path.to_owned()];
+    while let Some(current) = next.pop() {
+        for transformation in TRANSFORMATIONS {
+            let Some(reading) = transformation.apply(&current) else {
+                continue;
+            };
+            if !known.contains(reading.as_str()) {
+                return Err(format!("{transformation:?} makes {reading} of {current}"));
+            }
+            if found.insert(reading.clone()) {
+                next.push(reading);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn the_readings_are_exactly_what_backends_can_make_of_a_path() {
+    let (exact, too_many) = (Cell::new(0_u32), Cell::new(0_u32));
+    let check = |path: &str| -> Result<(), String> {
+        let Ok(readings) = Readings::of(path, false) else {
+            too_many.set(too_many.get() + 1);
+            return Ok(());
+        };
+        let known: HashSet<&str> = readings.iter().collect();
+        let made = closure(path, &known).map_err(|why| format!("{path}: {why}"))?;
+        exact.set(exact.get() + 1);
+        if made.len() == known.len() {
+            return Ok(());
+        }
+        let invented: Vec<_> = known.iter().filter(|one| !made.contains(**one)).collect();
+        Err(format!("{path}: no backend makes {invented:?} of it"))
+    };
+    for path in [
+        "/a;x/b;y",
+        "/a;x/b;y/",
+        "/a/b;/../c",
+        "/a%2fb%3ac",
+        "/a%2Fb%252F",
+        "/%2561/%253a",
+        "/.%252e/%3a",
+        "/a%3F/admin%23x",
+        "/a%23/b%3Fc/../d",
+        "/a//b/..///c/./",
+        "/a%5c..%5cb",
+        "/a///",
+        "//",
+        "/..",
+        "/.%2e/a%2e",
+        "/%2f%2e%2e%2f",
+        "/;a=b/%3b",
+        "/a%25",
+        "/a%2525",
+        "/caf%C3%A9%2F%E5%AD%AB",
+    ] {
+        assert_eq!(check(path), Ok(()));
+    }
+    assert_eq!(
+        (exact.get(), too_many.get()),
+        (20, 0),
+        "none is too much to look at"
+    );
+    let result = runner(2_000).run(&hostile_path(), |path| {
+        let checked = check(&path);
+        prop_assert!(checked.is_ok(), "{checked:?}");
+        Ok(())
+    });
+    report(result);
+    let (exact, too_many) = (exact.get(), too_many.get());
+    assert!(exact >= 1_000, "{exact} compared, {too_many} too many");
+}
+
+#[test]
+fn ordinary_paths_are_decided_on() {
+    let segment = "[A-Za-z0-9._~!$&'()*+,=:@-]{1,24}"
+        .prop_filter("dot segments", |segment: &String| {
+            !matches!(segment.as_str(), "." | "..")
+        });
+    let path = (vec(segment, 0..12), any::<bool>()).prop_map(|(segments, slash)| {
+        let end = if slash && !segments.is_empty() {
+            "/"
+        } else {
+            ""
+        };
+        format!("/{}{end}", segments.join("/"))
+    });
+    let decided = Cell::new(0_u32);
+    let result = runner(2_000).run(&(rules(), path), |(rules, path)| {
+        prop_assert!(Readings::of(&path, true).is_ok(), "{path}");
+        prop_assert!(rules.policy().matched("GET", &path).is_ok(), "{path}");
+        decided.set(decided.get() + 1);
+        Ok(())
+    });
+    report(result);
+    assert_eq!(decided.get(), 2_000);
+}
+
+#[test]
+fn odd_paths_that_honest_clients_send_are_decided_on() {
+    let rule = |path: &str, access| Rule {
+        path: path.to_owned(),
+        methods: vec![],
+        access,
+    };
+    let rules = Rules::new(
+        vec![
+            rule("/api/**", Asked::AnyToken),
+            // Without its twin the next one could never be reached: a backend may ignore the slash.
+            rule("/Files/*", Asked::AnyToken),
+            rule("/Files/*/", Asked::AnyToken),
+            rule("/**", Asked::Impossible),
+        ],
+        false,
+    );
+    let (policy, who) = (rules.policy(), identity(&json!({})));
+    let long = format!("/api/{}", "x".repeat(16 * 1024 - 5));
+    let long_with_one = format!("/api/%20{}", "x".repeat(11 * 1024));
+    for path in [
+        "/api/threads/thread%20one/messages",
+        "/api/agents/caf%C3%A9/generate",
+        "/api/agents/%E5%AD%AB%E6%82%9F%E7%A9%BA/stream",
+        "/api/fetch/https%3A%2F%2Fexample.com%2Fa%2Fb%3Fq%3D1%23top",
+        "/api/fetch/https://example.com/a/b",
+        "/api/resources/file%3A%2F%2F%2Fhome%2Fme%2Fnotes.txt",
+        "/api/users/auth0%7C5f7c8ec7c33c6c004bbafe82",
+        "/api/memory/a;b=c;d=e",
+        "/api/search/100%25",
+        "/api/search/50%25%20off",
+        "/api/mail/me%40example.com",
+        "/api/agents/",
+        "/api//agents",
+        "/api/a/./b",
+        "/api/x/../y",
+        "/Files/report/",
+        &long,
+        &long_with_one,
+    ] {
+        let matched = policy.matched("GET", path).expect(path);
+        let caller = Caller::Verified(Arc::clone(&who));
+        assert!(matched.authorize(caller).is_ok(), "{path}");
+    }
+}
+
+/// The most a stranger can ask for is bounded, whatever the path.
+#[test]
+fn no_path_has_more_readings_than_are_looked_at() {
+    let (read, refused) = (Cell::new(0_u32), Cell::new(0_u32));
+    let paths = vec(hostile_path(), 1..40).prop_map(|parts| parts.concat());
+    let result = runner(1_000).run(&paths, |path| {
+        match Readings::of(&path, true) {
+            Ok(readings) => {
+                read.set(read.get() + 1);
+                let all: Vec<&str> = readings.iter().collect();
+                prop_assert_eq!(all[0], path.as_str());
+                prop_assert!(all.len() <= 96, "{} readings of {path}", all.len());
+                prop_assert!(all.iter().all(|one| one.starts_with('/')), "{path}");
+                prop_assert!(
+                    !all.iter().any(|one| one.contains(char::is_control)),
+                    "{path}"
+                );
+                let distinct: HashSet<&str> = all.iter().copied().collect();
+                prop_assert_eq!(distinct.len(), all.len(), "{}", path);
+                for one in &all {
+                    // A reading may hold what cannot be sent; if it can be, it tells nothing new.
+                    let again = Readings::of(one, true);
+                    let more =
+                        again.is_ok_and(|again| !again.iter().all(|it| distinct.contains(it)));
+                    prop_assert!(!more, "{path} as {one} has more readings");
+                }
+            }
+            Err(error) => {
+                refused.set(refused.get() + 1);
+                prop_assert_eq!(error, PathError::TooManyReadings, "{}", path);
+            }
+        }
+        Ok(())
+    });
+    report(result);
+    assert!(
+        read.get() >= 50 && refused.get() >= 500,
+        "{read:?} read, {refused:?} refused"
+    );
+}
