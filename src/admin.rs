@@ -24,6 +24,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// For a probe to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For a whole probe, answer included.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long to wait after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -70,9 +73,14 @@ pub async fn serve(listener: TcpListener, health: Health) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_TIMEOUT)
+                // One probe a connection, so that nobody can keep the slots.
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "probe connection ended");
+            if !matches!(
+                tokio::time::timeout(PROBE_TIMEOUT, connection).await,
+                Ok(Ok(()))
+            ) {
+                tracing::debug!("a probe was not answered");
             }
             drop(slot);
         });

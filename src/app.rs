@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::admin::{self, Health};
 use crate::config::Config;
@@ -97,7 +98,10 @@ pub fn run(config: Config) -> Result<(), AppError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(supervise(config))
+    let ended = runtime.block_on(supervise(config));
+    // A name look-up or a file read that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn supervise(config: Config) -> Result<(), AppError> {
@@ -119,13 +123,14 @@ async fn supervise(config: Config) -> Result<(), AppError> {
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(config.limits.connections);
     announce(&config, &roots, &data, admin.as_ref())?;
-    start_refreshers(&config, &keys, &fetch_tls);
+    let mut tasks = JoinSet::new();
+    start_refreshers(&mut tasks, &config, &keys, &fetch_tls);
     if let Some(admin) = admin {
         let health = Health {
             keys: Arc::clone(&keys),
             phase: watched_phase.clone(),
         };
-        tokio::spawn(admin::serve(
+        tasks.spawn(admin::serve(
             tokio::net::TcpListener::from_std(admin)?,
             health,
         ));
@@ -146,19 +151,23 @@ async fn supervise(config: Config) -> Result<(), AppError> {
         slots: slots.clone(),
         phase: watched_phase,
     };
-    let (alive, mut ended) = tokio::sync::mpsc::channel::<()>(1);
+    let (dying, mut died) = mpsc::channel::<()>(1);
     for number in 0..workers {
-        let (worker, listener, alive) = (worker.clone(), data.try_clone()?, alive.clone());
+        let (worker, listener, notice) = (
+            worker.clone(),
+            data.try_clone()?,
+            DeathNotice(dying.clone()),
+        );
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
-            .spawn(move || run_worker(worker, listener, alive))?;
+            .spawn(move || run_worker(worker, listener, notice))?;
     }
-    drop((data, alive, worker));
+    drop((data, worker));
 
     let stop = tokio::select! {
         stop = signals.next() => stop,
-        // A worker gives a sign only by dying before it was told to stop.
-        _ = ended.recv() => return Err(AppError::Ended("a worker thread")),
+        _ = died.recv() => return Err(AppError::Ended("a worker thread")),
+        _ = tasks.join_next() => return Err(AppError::Ended("a task that keeps keys or answers probes")),
     };
     tokio::select! {
         () = drain(stop, &timeouts, &phase, &slots) => {}
@@ -203,9 +212,18 @@ async fn drain(
     }
 }
 
-fn run_worker(worker: Worker, listener: TcpListener, alive: tokio::sync::mpsc::Sender<()>) {
-    // Dropped with this function, and only then: the supervisor takes that for death.
-    let _alive = alive;
+/// Tells the supervisor when its thread ends, by whatever way: a worker ends only with the process.
+struct DeathNotice(mpsc::Sender<()>);
+
+impl Drop for DeathNotice {
+    fn drop(&mut self) {
+        // A full channel holds somebody else's notice, which is enough.
+        _ = self.0.try_send(());
+    }
+}
+
+fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
+    let _notice = notice;
     let served = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -258,11 +276,16 @@ fn rotation_settings(config: &Config) -> RotationSettings {
     }
 }
 
-fn start_refreshers(config: &Config, keys: &Arc<KeyStore>, tls: &Arc<rustls::ClientConfig>) {
+fn start_refreshers(
+    tasks: &mut JoinSet<()>,
+    config: &Config,
+    keys: &Arc<KeyStore>,
+    tls: &Arc<rustls::ClientConfig>,
+) {
     let fetcher = Fetcher::new(Arc::clone(tls), config.auth0.keys.timeout);
     for place in 0..config.auth0.tenants.len() {
         let algorithms = config.auth0.verifier.algorithms.clone();
-        tokio::spawn(Arc::clone(keys).refresh_forever(place, fetcher.clone(), algorithms));
+        tasks.spawn(Arc::clone(keys).refresh_forever(place, fetcher.clone(), algorithms));
     }
 }
 

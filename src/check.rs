@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::config::{Config, KeySource};
+use crate::cors::Origins;
 use crate::jose::KeySet;
 use crate::keys::Fetcher;
 use crate::policy::{Access, Condition, Methods};
@@ -73,6 +74,12 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     line("auth0.keys.timeout", &seconds(keys.timeout))?;
     line("auth0.keys.serve_stale", &seconds(keys.serve_stale))?;
 
+    write_conduct(text, config)
+}
+
+/// What is passed on, and within which bounds.
+fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
+    let mut line = |name: &str, value: &dyn std::fmt::Display| writeln!(text, "{name:<31} {value}");
     let sources = &config.token_sources;
     line(
         "token_sources.query_parameter",
@@ -97,6 +104,23 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         line("identity.headers", &format_args!("{name} = {claim}"))?;
     }
 
+    match &config.cors {
+        None => line("cors.origins", &"none: the upstream answers for itself")?,
+        Some(cors) => {
+            match &cors.origins {
+                Origins::Any => line("cors.origins", &"*")?,
+                Origins::Listed(origins) => {
+                    let origins: Vec<&str> = origins
+                        .iter()
+                        .filter_map(|origin| origin.to_str().ok())
+                        .collect();
+                    line("cors.origins", &list(&origins))?;
+                }
+            }
+            line("cors.enforce_origin", &cors.enforce_origin)?;
+            line("cors.max_age", &seconds(cors.max_age))?;
+        }
+    }
     line(
         "streams.expiry_grace",
         &or_word(config.expiry_grace.map(seconds), "never"),

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`listener`] | a client's connection: accepted, bounded, served, drained |
 //! | [`proxy`] | the straight path of one request, and the one exit for refusals |
+//! | [`cors`] | which pages on other origins may ask and read |
 //! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
 //! | [`token`] | the `Authorization` header becomes a [`token::VerifiedToken`] or a [`token::Rejection`] |
 //! | [`keys`] | the issuers' keys as they are known now, and the tasks that keep them fresh |
@@ -25,7 +26,7 @@
 //!
 //! # Invariants
 //!
-//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `authorized` and
+//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `cors`, `authorized` and
 //!   `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
 //! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes an
 //!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
@@ -72,6 +73,7 @@ pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod cors;
 pub mod headers;
 pub mod identity;
 pub mod jose;

@@ -356,6 +356,10 @@ async fn drive<C: Drainable>(
 struct Activity {
     began: Instant,
     running: AtomicUsize,
+    /// How many of the running ones wait for the client to take what is there for it.
+    owed: AtomicUsize,
+    /// When anything was last taken.
+    last_taken: AtomicU64,
     last_end: AtomicU64,
     /// When the head that is arriving began; [`NO_HEAD`] when none is.
     head_began: AtomicU64,
@@ -370,6 +374,8 @@ impl Activity {
         Self {
             began: Instant::now(),
             running: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            last_taken: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
             // A newcomer has as long for its first head as for any other.
             head_began: AtomicU64::new(0),
@@ -420,9 +426,26 @@ impl Activity {
         self.last_end.store(self.now(), Ordering::Relaxed);
     }
 
-    /// When the connection's patience ends, as things stand.
+    /// There is something for the client to take.
+    fn on_owed(&self) {
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        self.last_taken.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// It was taken, or is not there any more.
+    fn on_taken(&self) {
+        self.owed.fetch_sub(1, Ordering::Relaxed);
+        self.last_taken.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// When the connection's patience ends, as things stand. An upstream may be silent for as long
+    /// as it likes; a client that takes nothing of what is there for it may not.
     fn deadline(&self, settings: &ConnectionSettings) -> Instant {
-        if self.running.load(Ordering::Relaxed) > 0 {
+        let running = self.running.load(Ordering::Relaxed);
+        if running > 0 && self.owed.load(Ordering::Relaxed) >= running {
+            return after(self.at(&self.last_taken), settings.idle_timeout);
+        }
+        if running > 0 {
             return after(Instant::now(), settings.idle_timeout);
         }
         match self.head_began.load(Ordering::Relaxed) {
@@ -460,10 +483,7 @@ where
         let response = (self.handler)(request, self.client.clone());
         Box::pin(async move {
             let response = response.await;
-            Ok(response.map(|body| CountedBody {
-                body: Box::pin(body),
-                _running: running,
-            }))
+            Ok(response.map(|body| CountedBody::new(body, running)))
         })
     }
 }
@@ -483,10 +503,38 @@ impl Drop for Running {
     }
 }
 
-/// A response body that counts as running until it is dropped.
+/// A response body that counts as running until it is dropped. hyper asks for a frame when it has
+/// room for one; between a frame and the next question, it is the client's turn.
 struct CountedBody<B> {
     body: Pin<Box<B>>,
-    _running: Running,
+    running: Running,
+    owed: bool,
+}
+
+impl<B> CountedBody<B> {
+    fn new(body: B, running: Running) -> Self {
+        running.0.on_owed();
+        Self {
+            body: Box::pin(body),
+            running,
+            owed: true,
+        }
+    }
+
+    fn set_owed(&mut self, owed: bool) {
+        match (self.owed, owed) {
+            (false, true) => self.running.0.on_owed(),
+            (true, false) => self.running.0.on_taken(),
+            (true, true) | (false, false) => {}
+        }
+        self.owed = owed;
+    }
+}
+
+impl<B> Drop for CountedBody<B> {
+    fn drop(&mut self) {
+        self.set_owed(false);
+    }
 }
 
 impl<B: http_body::Body> http_body::Body for CountedBody<B> {
@@ -497,7 +545,10 @@ impl<B: http_body::Body> http_body::Body for CountedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(cx)
+        self.set_owed(false);
+        let frame = self.body.as_mut().poll_frame(cx);
+        self.set_owed(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

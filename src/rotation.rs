@@ -15,10 +15,10 @@ use crate::clock::after;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The longest pause between attempts: an issuer that is back is noticed within a minute.
-const MAX_BACKOFF: Duration = Duration::from_secs(60);
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// The longest `Retry-After` that is believed. Longer ones would let one bad answer stop rotation.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+const MAX_RETRY_AFTER: Duration = Duration::from_mins(10);
 
 /// The knobs, from `[auth0.keys]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,9 +154,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     const SETTINGS: RotationSettings = RotationSettings {
-        refresh: Duration::from_secs(600),
+        refresh: Duration::from_mins(10),
         cooldown: Duration::from_secs(30),
-        serve_stale: Duration::from_secs(3_600),
+        serve_stale: Duration::from_hours(1),
     };
 
     /// A clock that only moves when told to.

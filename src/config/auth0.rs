@@ -13,7 +13,7 @@ use crate::jose::Algorithm;
 use crate::token::{TypPolicy, VerifierSettings};
 
 /// More tolerance than a minute is a broken clock, and it prolongs every token.
-const MAX_CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+const MAX_CLOCK_TOLERANCE: Duration = Duration::from_mins(1);
 
 /// Auth0 and where its keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +88,17 @@ pub(super) fn read(
         .into_iter()
         .map(|audience| check_audience(audience, problems))
         .collect();
-    let domains: Vec<String> = domains
-        .into_iter()
-        .filter_map(|domain| parse_domain(&domain, problems))
-        .collect();
+    let mut unique: Vec<String> = Vec::new();
+    for domain in domains
+        .iter()
+        .filter_map(|domain| parse_domain(domain, problems))
+    {
+        // Two spellings of one domain are one issuer.
+        if !unique.contains(&domain) {
+            unique.push(domain);
+        }
+    }
+    let domains = unique;
     let verifier = VerifierSettings {
         algorithms: algorithms(&mut section, problems),
         audiences,
@@ -391,13 +398,13 @@ fn keys(
     };
     let settings = KeySettings {
         ca_file: section.string("ca_file", problems).map(PathBuf::from),
-        refresh: duration(&mut section, "refresh", Duration::from_secs(600), problems),
+        refresh: duration(&mut section, "refresh", Duration::from_mins(10), problems),
         cooldown: duration(&mut section, "cooldown", Duration::from_secs(30), problems),
         timeout: duration(&mut section, "timeout", Duration::from_secs(5), problems),
         serve_stale: duration(
             &mut section,
             "serve_stale",
-            Duration::from_secs(86_400),
+            Duration::from_hours(24),
             problems,
         ),
     };

@@ -3,6 +3,7 @@
 //! Everything is parsed once, every problem is collected, and nothing is checked again later.
 
 mod auth0;
+mod cors;
 mod network;
 mod reader;
 mod rules;
@@ -23,6 +24,7 @@ pub use reader::Problem;
 pub use sources::{Environment, Overrides};
 
 use crate::claims::ClaimPath;
+use crate::cors::CorsSettings;
 use crate::headers::{ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
@@ -68,6 +70,8 @@ pub struct Config {
     pub limits: Limits,
     /// Patience.
     pub timeouts: Timeouts,
+    /// Which pages on other origins may ask; `None` leaves it to the upstream.
+    pub cors: Option<CorsSettings>,
     /// How long a stream may outlive its token; `None` for `"never"`, which ends no stream.
     pub expiry_grace: Option<Duration>,
 }
@@ -204,6 +208,7 @@ fn read(
         })
         .ok();
     let token_sources = token_sources(root.section("token_sources", problems), problems);
+    let cors = cors::read(root.section("cors", problems), problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
     root.finish(problems);
@@ -226,6 +231,7 @@ fn read(
         trusted_proxies,
         limits,
         timeouts,
+        cors,
         expiry_grace,
     })
 }
@@ -513,7 +519,7 @@ fn token_sources(mut section: Section, problems: &mut Problems) -> TokenSources 
 
 /// Reads `[streams]`.
 fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duration> {
-    const DEFAULT: Duration = Duration::from_secs(300);
+    const DEFAULT: Duration = Duration::from_mins(5);
     let never = section.is_word("expiry_grace", "never");
     let grace = section.word_or(
         "expiry_grace",
@@ -532,7 +538,7 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["upstream_protocol", "public_url", "cors", "tls", "resource"] {
+    for key in ["upstream_protocol", "public_url", "tls", "resource"] {
         root.not_supported_yet(key, problems);
     }
 }

@@ -9,7 +9,7 @@ pub(super) const DURATION_FORM: &str = "a duration such as \"250ms\", \"5s\", \"
 pub(super) const SIZE_FORM: &str = "a size such as \"16KiB\" or \"4MiB\"";
 
 /// Longer than this is a slip of the finger.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(8784);
 
 /// Parses a duration; `None` for any other text.
 pub(super) fn duration(text: &str) -> Option<Duration> {

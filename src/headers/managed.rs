@@ -31,8 +31,14 @@ const ALWAYS: [&str; 18] = [
 /// The family of headers with which proxies speak; a client is no proxy.
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
-/// What a trusted proxy in front may send beside `X-Forwarded-*`.
-const FROM_TRUSTED_PROXIES: [&str; 2] = ["forwarded", "x-real-ip"];
+/// What a trusted proxy in front says of its client, and nothing else: it may itself relay whatever
+/// a stranger sent under other names.
+const FROM_TRUSTED_PROXIES: [&str; 4] = [
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+];
 
 /// The set of managed names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +57,15 @@ impl ManagedNames {
         Self { names }
     }
 
-    /// Whether a header of the client's must be removed. A trusted proxy's `X-Forwarded-*` may
-    /// stay, unless the name carries identity here.
+    /// Whether a header of the client's must be removed. What a trusted proxy says of its client may
+    /// stay, spelled as proxies spell it.
     #[must_use]
     pub fn covers(&self, name: &HeaderName, peer_is_trusted: bool) -> bool {
         let name = name.as_str();
-        let forwarding = has_folded_prefix(name, FORWARDED_PREFIX);
-        if peer_is_trusted {
-            let allowed = forwarding || FROM_TRUSTED_PROXIES.contains(&name);
-            let identity = self.holds(name) && !FROM_TRUSTED_PROXIES.contains(&name);
-            return identity
-                || (forwarding && name.contains(['_', '.']))
-                || (!allowed && self.holds(name));
+        if peer_is_trusted && FROM_TRUSTED_PROXIES.contains(&name) {
+            return false;
         }
-        forwarding || self.holds(name)
+        has_folded_prefix(name, FORWARDED_PREFIX) || self.holds(name)
     }
 
     /// Whether two names are spellings of one.
@@ -81,7 +82,7 @@ impl ManagedNames {
 /// Names with a meaning in HTTP of their own, or that this program sets for another purpose.
 #[must_use]
 pub fn may_carry_identity(name: &HeaderName) -> bool {
-    const RESERVED: [&str; 30] = [
+    const RESERVED: [&str; 31] = [
         "accept",
         "accept-encoding",
         "accept-language",
@@ -109,6 +110,7 @@ pub fn may_carry_identity(name: &HeaderName) -> bool {
         "via",
         "x-forwarded-for",
         "x-forwarded-host",
+        "x-forwarded-port",
         "x-forwarded-proto",
         "tracestate",
         "location",
@@ -203,14 +205,18 @@ mod tests {
         let managed = ManagedNames::new(&[name("x-forwarded-user")]);
         for allowed in [
             "x-forwarded-for",
+            "x-forwarded-host",
             "x-forwarded-port",
-            "forwarded",
-            "x-real-ip",
+            "x-forwarded-proto",
             "accept",
         ] {
             assert!(!managed.covers(&name(allowed), true), "{allowed}");
         }
         for refused in [
+            "x-forwarded-email",
+            "x-forwarded-prefix",
+            "forwarded",
+            "x-real-ip",
             "x-forwarded-user",
             "x_forwarded_user",
             "x_forwarded_for",

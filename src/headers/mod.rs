@@ -35,9 +35,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         let nominated: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
-            .filter_map(|line| line.to_str().ok())
-            .flat_map(|line| line.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
             .collect();
         for name in nominated {
             headers.remove(name);

@@ -29,6 +29,8 @@ pub enum HeadError {
     Host(HostError),
     /// `CONNECT` and `TRACE` are not for this gateway (RFC 9110 §9.3.6, §9.3.8).
     Method,
+    /// A content length that is not one number (RFC 9110 §8.6).
+    ContentLength,
     /// A scheme that is neither `http` nor `https`.
     Scheme,
     /// A transfer coding other than one `chunked` (RFC 9112 §6.1): the next server may frame it differently.
@@ -42,6 +44,7 @@ impl fmt::Display for HeadError {
         match self {
             Self::Host(error) => error.fmt(f),
             Self::Method => f.write_str("CONNECT and TRACE are not served"),
+            Self::ContentLength => f.write_str("Content-Length is not one number"),
             Self::Scheme => f.write_str("the scheme is neither http nor https"),
             Self::TransferEncoding => {
                 f.write_str("Transfer-Encoding is not exactly one \"chunked\"")
@@ -68,6 +71,13 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
         .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
     {
         return Err(HeadError::Scheme);
+    }
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let digits = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if !digits || lengths.next().is_some() {
+            return Err(HeadError::ContentLength);
+        }
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
@@ -321,6 +331,28 @@ mod tests {
                     ("content-length", "3"),
                 ],
                 HeadError::TransferEncoding,
+            ),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("content-length", "")],
+                HeadError::ContentLength,
+            ),
+            (
+                "POST",
+                "/",
+                &[("host", "a"), ("content-length", "+5")],
+                HeadError::ContentLength,
+            ),
+            (
+                "POST",
+                "/",
+                &[
+                    ("host", "a"),
+                    ("content-length", "5"),
+                    ("content-length", "5"),
+                ],
+                HeadError::ContentLength,
             ),
             (
                 "GET",

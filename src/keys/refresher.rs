@@ -55,8 +55,9 @@ impl KeyStore {
         let name = issuer.tenant.issuer.as_str();
         match fetch_keys(issuer, fetcher, algorithms).await {
             Ok(keys) => {
-                issuer.rotation().on_success(Instant::now(), jitter);
+                // Published first: a request that finds the fetch over must find its keys.
                 self.publish(name, Some(&keys));
+                issuer.rotation().on_success(Instant::now(), jitter);
                 tracing::info!(issuer = name, keys = keys.keys().len(), "keys fetched");
             }
             Err((why, retry_after)) => {

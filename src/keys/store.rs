@@ -62,9 +62,13 @@ impl KeyStore {
         self.complete.subscribe()
     }
 
-    /// Waits for the shared fetch of every issuer that may be asked now. Returns at once, with
-    /// `false`, when all of them were asked too recently.
-    pub async fn refresh_for_unknown_key(&self) -> bool {
+    /// Waits for the shared fetch of every issuer that may be asked now, for a token whose key is not
+    /// in `seen`. Returns at once, with `false`, when all of them were asked too recently, and with
+    /// `true` when there are other keys than `seen` already.
+    pub async fn refresh_for_unknown_key(&self, seen: &Arc<Keyring>) -> bool {
+        if !Arc::ptr_eq(seen, &self.current()) {
+            return true;
+        }
         let mut waiting = Vec::new();
         for issuer in &self.issuers {
             // Subscribed before the decision, so that the end of the fetch cannot be missed.
@@ -134,9 +138,9 @@ mod tests {
         KeyStore::new(
             &[tenant],
             RotationSettings {
-                refresh: Duration::from_secs(600),
+                refresh: Duration::from_mins(10),
                 cooldown: Duration::from_secs(30),
-                serve_stale: Duration::from_secs(60),
+                serve_stale: Duration::from_mins(1),
             },
         )
     }

@@ -189,6 +189,16 @@ impl<'p> Matched<'p> {
         )
     }
 
+    /// Whether every reading leads to a public route, or to a pattern that has only such: there, a
+    /// token would not help, and the answer is about the method.
+    fn is_public_but_for_its_method(&self) -> bool {
+        self.outcomes().all(|outcome| match outcome {
+            Outcome::Route(route) => route.access == Access::Public,
+            Outcome::MethodNotCovered(known) => known.is_public(),
+            Outcome::Unmatched => false,
+        })
+    }
+
     /// Decides for a caller.
     ///
     /// # Errors
@@ -225,7 +235,7 @@ impl<'p> Matched<'p> {
 
     /// Answers with what rules in shadow would have refused.
     fn decide(&self, claims: Option<&Claims>) -> Result<Vec<Denial>, Denial> {
-        if claims.is_none() && !self.is_public() {
+        if claims.is_none() && !self.is_public_but_for_its_method() {
             return Err(Denial::TokenRequired);
         }
         let mut shadowed = self.refuse_denied()?;

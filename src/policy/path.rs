@@ -9,8 +9,14 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// How many readings a path may have. Honest odd paths have two or three.
+/// How many readings a path may have. Honest odd paths have two or three; a whole URL, encoded in
+/// one segment, has a few dozen.
 const MAX_READINGS: usize = 96;
+
+/// How many bytes all steps may look at, for one path. It bounds the time that a stranger can ask
+/// for before any token is looked at; the longest permitted path with one encoded character needs
+/// two thirds of it.
+const MAX_WORK_BYTES: usize = 768 * 1024;
 
 /// How many bytes all readings of a path may have together: enough for the longest path that
 /// `limits.uri_bytes` permits by default, with one encoded character and with and without a final
@@ -51,7 +57,7 @@ impl fmt::Display for PathError {
             Self::NoLeadingSlash => f.write_str("no leading slash"),
             Self::TooManyReadings => write!(
                 f,
-                "more than {MAX_READINGS} readings or {MAX_READING_BYTES} bytes of them"
+                "more than {MAX_READINGS} readings, {MAX_READING_BYTES} bytes of them, or {MAX_WORK_BYTES} bytes to look at"
             ),
         }
     }
@@ -88,7 +94,19 @@ impl<'p> Readings<'p> {
         let mut bytes = self.literal.len();
         let mut next = 0;
         let mut current = self.literal.to_owned();
+        let mut work: usize = 0;
         loop {
+            work = work.saturating_add(current.len().saturating_mul(STEPS.len()));
+            // Each new reading is also compared with those before it.
+            work = work.saturating_add(
+                self.others
+                    .len()
+                    .saturating_mul(STEPS.len())
+                    .saturating_mul(8),
+            );
+            if work > MAX_WORK_BYTES {
+                return Err(PathError::TooManyReadings);
+            }
             for step in STEPS {
                 let Cow::Owned(reading) = step(&current) else {
                     continue;
@@ -160,7 +178,7 @@ fn is_plain(path: &str) -> bool {
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Cow<'_, str>;
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     |path| decode(path, |_| true),
     |path| decode(path, |byte| byte != b'/'),
     // RFC 3986 §6.2.2.2: what a normaliser may decode.
@@ -174,6 +192,7 @@ const STEPS: [Step; 15] = [
     |path| decode(path, |byte| !b";/?:@&=+$,#%".contains(&byte)),
     backslashes_to_slashes,
     merge_slashes,
+    drop_authority,
     resolve_dots,
     resolve_encoded_dots,
     drop_parameters,
@@ -247,6 +266,17 @@ fn merge_slashes(path: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(merged)
+}
+
+/// RFC 3986 §4.2: a target that begins with two slashes is a network-path reference to a program
+/// that resolves it against a base, such as Node's `new URL(target, base)`.
+fn drop_authority(path: &str) -> Cow<'_, str> {
+    if !path.starts_with("//") {
+        return Cow::Borrowed(path);
+    }
+    let authority = path.trim_start_matches('/');
+    let rest = authority.find('/').and_then(|end| authority.get(end..));
+    Cow::Owned(rest.unwrap_or("/").to_owned())
 }
 
 /// RFC 3986 §5.2.4.
@@ -362,6 +392,9 @@ mod tests {
             ("/a%2Fb", &["/a/b"]),
             ("/a%5cb", &["/a\\b", "/a/b"]),
             ("//admin", &["/admin"]),
+            ("//evil/admin", &["/evil/admin", "/admin"]),
+            ("///user@evil:80/admin", &["/admin"]),
+            ("/%2fevil/admin", &["/admin"]),
             ("/a/../admin", &["/admin"]),
             ("/public/%2e%2e/admin", &["/public/../admin", "/admin"]),
             ("/public/..%2fadmin", &["/admin"]),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::pattern::{Pattern, Segment};
-use super::route::{Methods, Route};
+use super::route::{Access, Methods, Route};
 
 /// Finds the routes for a path.
 #[derive(Debug, Clone, Default)]
@@ -196,6 +196,13 @@ impl PatternRoutes {
         self.routes
             .iter()
             .all(|route| route.methods != Methods::Remaining)
+    }
+
+    /// Whether nothing here needs a token.
+    pub(super) fn is_public(&self) -> bool {
+        self.routes
+            .iter()
+            .all(|route| route.access == Access::Public)
     }
 
     /// Whether nothing here is meant to refuse yet.

@@ -20,6 +20,9 @@ use crate::upstream::Failure;
 /// The longest part of a path that is logged; a path can be as long as `limits.uri_bytes`.
 const MAX_LOGGED_PATH: usize = 1024;
 
+/// The longest part of anything else that a stranger chose: a method, or a claim in a detail.
+const MAX_LOGGED_TEXT: usize = 256;
+
 /// What is known of a request so far. Never a token, never a query string.
 #[derive(Debug)]
 pub(super) struct AccessLog {
@@ -70,8 +73,7 @@ impl AccessLog {
         request_id: &HeaderValue,
         client: Option<SocketAddr>,
     ) -> Self {
-        let path = request.uri().path();
-        let path = path.get(..MAX_LOGGED_PATH).unwrap_or(path);
+        let path = cut(request.uri().path(), MAX_LOGGED_PATH);
         Self {
             request_id: request_id.to_str().unwrap_or_default().to_owned(),
             client,
@@ -131,7 +133,7 @@ impl AccessLog {
         self.status = Some(status);
     }
 
-    /// The body of the upstream's answer passed to its end.
+    /// The answer passed to its end.
     pub(super) const fn complete(&mut self) {
         self.outcome = Outcome::Forwarded;
     }
@@ -169,12 +171,12 @@ impl Drop for AccessLog {
             target: "authgate::request",
             request_id = self.request_id,
             client = self.client.map(tracing::field::display),
-            method = self.method.as_str(),
+            method = cut(self.method.as_str(), MAX_LOGGED_TEXT),
             path = self.path,
             status = self.status.map(|status| status.as_u16()),
             outcome = self.outcome.name(),
             code,
-            detail = self.detail,
+            detail = self.detail.as_deref().map(|detail| cut(detail, MAX_LOGGED_TEXT)),
             route = self.route.as_deref(),
             iss = token.map(VerifiedToken::issuer),
             sub = token.map(VerifiedToken::subject),
@@ -186,8 +188,13 @@ impl Drop for AccessLog {
     }
 }
 
+/// The beginning of a text, of at most this many bytes.
+fn cut(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most))
+        .unwrap_or_default()
+}
+
 /// Milliseconds with three decimals.
 fn milliseconds(duration: Duration) -> f64 {
-    let microseconds = u32::try_from(duration.as_micros()).map_or(f64::MAX, f64::from);
-    microseconds / 1000.0
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

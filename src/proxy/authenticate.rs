@@ -10,14 +10,13 @@ use super::{Proxy, Refusal};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
-use crate::token::{BearerToken, Rejection, Unverified, VerifiedToken, VerifyError};
+use crate::token::{BearerToken, Keyring, Rejection, Unverified, VerifiedToken, VerifyError};
 
 impl Proxy {
     /// The caller that the request's token proves; `None` for a request without a token.
     pub(super) async fn authenticate(
         &self,
         head: &request::Parts,
-        now: UnixTime,
         log: &mut AccessLog,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
@@ -26,9 +25,13 @@ impl Proxy {
             return Ok(None);
         };
         let generation = self.shared.keys.current().generation();
-        let identity = match self.shared.verified.get(bearer.secret(), generation, now) {
+        let identity = match self
+            .shared
+            .verified
+            .get(bearer.secret(), generation, UnixTime::now())
+        {
             Some(identity) => identity,
-            None => self.verify(bearer, generation, now, log).await?,
+            None => self.verify(bearer, log).await?,
         };
         log.caller(&identity);
         Ok(Some(identity))
@@ -38,19 +41,19 @@ impl Proxy {
     async fn verify(
         &self,
         bearer: BearerToken<'_>,
-        generation: u64,
-        now: UnixTime,
         log: &mut AccessLog,
     ) -> Result<Arc<Identity>, Refusal> {
         let unverified = self.shared.verifier.read(bearer).map_err(Refusal::Token)?;
         log.kid(unverified.kid());
-        let token = match self.verify_now(&unverified, now).await? {
-            Err(VerifyError::UnknownKey) if self.shared.keys.refresh_for_unknown_key().await => {
-                self.verify_now(&unverified, now).await?
-            }
-            verdict => verdict,
-        };
-        let token = token.map_err(|error| match error {
+        let mut keyring = self.shared.keys.current();
+        let mut verdict = self.verify_with(&unverified, &keyring).await?;
+        if verdict == Err(VerifyError::UnknownKey)
+            && self.shared.keys.refresh_for_unknown_key(&keyring).await
+        {
+            keyring = self.shared.keys.current();
+            verdict = self.verify_with(&unverified, &keyring).await?;
+        }
+        let token = verdict.map_err(|error| match error {
             VerifyError::KeysUnavailable => Refusal::KeysUnavailable,
             VerifyError::Rejected(rejection) => Refusal::Token(rejection),
             VerifyError::UnknownKey => Refusal::Token(Rejection::UnknownKey {
@@ -61,23 +64,20 @@ impl Proxy {
         let identity = Arc::new(self.shared.config.identity.identify(token));
         self.shared.verified.insert(
             bearer.secret(),
-            generation,
+            keyring.generation(),
             valid_until,
             Arc::clone(&identity),
         );
         Ok(identity)
     }
 
-    async fn verify_now(
+    /// One check, when its turn comes; the time is that of the check.
+    async fn verify_with(
         &self,
         token: &Unverified<'_>,
-        now: UnixTime,
+        keyring: &Keyring,
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
-        let check = || {
-            self.shared
-                .verifier
-                .verify(token, &self.shared.keys.current(), now)
-        };
+        let check = || self.shared.verifier.verify(token, keyring, UnixTime::now());
         self.first_sight
             .in_turn(check)
             .await

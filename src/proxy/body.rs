@@ -121,10 +121,12 @@ impl HttpBody for Body {
         };
         let frame = upstream.poll_frame(cx);
         let waiting = frame.is_pending();
-        if self
-            .expiry
-            .as_mut()
-            .is_some_and(|expiry| expiry.is_over(waiting, cx))
+        let ended = matches!(frame, Poll::Ready(None));
+        if !ended
+            && self
+                .expiry
+                .as_mut()
+                .is_some_and(|expiry| expiry.is_over(waiting, cx))
         {
             if let Some(log) = &mut self.log {
                 log.expired();

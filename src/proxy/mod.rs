@@ -13,7 +13,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, HeaderValue, ORIGIN};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, ORIGIN,
+};
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -22,8 +24,8 @@ pub use body::{Body, BodyError};
 pub use refusal::Refusal;
 
 use crate::authorized::AuthorizedRequest;
-use crate::clock::UnixTime;
 use crate::config::Config;
+use crate::cors::Origin;
 use crate::headers::{self, Host, Outbound};
 use crate::identity::Identity;
 use crate::keys::KeyStore;
@@ -65,6 +67,12 @@ impl Shared {
         }
     }
 
+    /// How long a stream may outlive its token: at least for as long as the token is accepted.
+    fn expiry_grace(&self) -> Option<Duration> {
+        let grace = self.config.expiry_grace?;
+        Some(grace.max(self.config.auth0.verifier.clock_tolerance))
+    }
+
     /// How long the upstream may take to begin an answer.
     #[must_use]
     pub const fn response_header_timeout(&self) -> Duration {
@@ -88,16 +96,26 @@ impl Proxy {
     pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
         let request_id = self.request_id(&request);
         let mut log = AccessLog::begin(&request, &request_id, client.address);
-        let wants_cors = request.headers().contains_key(ORIGIN);
+        let cors = self.shared.config.cors.as_ref();
+        let origin = Origin::of(request.headers(), cors);
         let is_http2 = request.version() == Version::HTTP_2;
-        let mut response = match self.handle(request, &client, &request_id, &mut log).await {
-            Ok(Answer::Forwarded(response)) => {
+        let mut response = match self
+            .handle(request, &client, &origin, &request_id, &mut log)
+            .await
+        {
+            Ok(Answer::Preflight(response)) => {
                 log.status(response.status());
-                let expiry = log.expiry(self.shared.config.expiry_grace);
+                log.complete();
+                response.map(|()| Body::none())
+            }
+            Ok(Answer::Forwarded(mut response)) => {
+                origin.mark_forwarded(response.headers_mut(), cors);
+                log.status(response.status());
+                let expiry = log.expiry(self.shared.expiry_grace());
                 response.map(|body| Body::forwarded(body, expiry, log))
             }
             Ok(Answer::Switched(switched)) => {
-                let expiry = log.expiry(self.shared.config.expiry_grace);
+                let expiry = log.expiry(self.shared.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
             Err(refusal) => {
@@ -106,7 +124,7 @@ impl Proxy {
                     &refusal,
                     &self.shared.config.auth0.name,
                     &request_id,
-                    wants_cors,
+                    &origin,
                     log,
                 )
             }
@@ -126,12 +144,26 @@ impl Proxy {
         &self,
         mut request: Request<Incoming>,
         client: &Client,
+        origin: &Origin,
         request_id: &HeaderValue,
         log: &mut AccessLog,
     ) -> Result<Answer, Refusal> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
         let host = self.check(&head, &body, client)?;
+        if let Some(settings) = &self.shared.config.cors {
+            if preflight_method(&head.method, &head.headers, &body).is_some() {
+                return Ok(Answer::Preflight(respond::preflight(
+                    origin,
+                    &head.headers,
+                    settings,
+                    request_id,
+                )));
+            }
+            if settings.enforce_origin && *origin == Origin::Foreign {
+                return Err(Refusal::OriginDenied);
+            }
+        }
         let permit = self.permit(&head, &body, log).await?;
         for denial in permit.shadowed() {
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
@@ -175,6 +207,10 @@ impl Proxy {
         if target > limits.uri_bytes {
             return Err(Refusal::UriTooLong);
         }
+        // hyper counts the fields of HTTP/1; those of HTTP/2 are counted here.
+        if head.headers.len() > limits.headers {
+            return Err(Refusal::TooManyHeaders);
+        }
         if client.saw_fragment() {
             return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
         }
@@ -199,18 +235,26 @@ impl Proxy {
         log: &mut AccessLog,
     ) -> Result<Permit, Refusal> {
         let policy = &self.shared.config.policy;
-        if let Some(method) = preflight_method(head, body) {
+        if let Some(method) = preflight_method(&head.method, &head.headers, body) {
             let matched = policy
                 .matched(method, head.uri.path())
                 .map_err(Refusal::Path)?;
             log.matched(matched.route());
-            return matched.authorize_preflight().map_err(Refusal::Denied);
+            let permit = matched.authorize_preflight().map_err(Refusal::Denied)?;
+            // The asking itself may be denied too, by a route that names OPTIONS.
+            let asking = policy
+                .matched("OPTIONS", head.uri.path())
+                .map_err(Refusal::Path)?;
+            return asking
+                .authorize_preflight()
+                .map(|_| permit)
+                .map_err(Refusal::Denied);
         }
         let matched = policy
             .matched(head.method.as_str(), head.uri.path())
             .map_err(Refusal::Path)?;
         log.matched(matched.route());
-        let caller = self.authenticate(head, UnixTime::now(), log).await?;
+        let caller = self.authenticate(head, log).await?;
         let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
         matched.authorize(caller).map_err(Refusal::Denied)
     }
@@ -273,6 +317,8 @@ impl Proxy {
 
 /// What comes back from the upstream.
 enum Answer {
+    /// The answer to a preflight, made here in the upstream's stead.
+    Preflight(Response<()>),
     /// An ordinary answer, streaming.
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
@@ -281,12 +327,16 @@ enum Answer {
 
 /// The method that a genuine CORS preflight asks about: OPTIONS with `Origin` and
 /// `Access-Control-Request-Method`, without credentials and without a body, as browsers send it.
-fn preflight_method<'h>(head: &'h request::Parts, body: &Incoming) -> Option<&'h str> {
-    let genuine = head.method == Method::OPTIONS
-        && head.headers.contains_key(ORIGIN)
-        && !head.headers.contains_key(AUTHORIZATION)
+fn preflight_method<'h>(
+    method: &Method,
+    headers: &'h HeaderMap,
+    body: &Incoming,
+) -> Option<&'h str> {
+    let genuine = method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && !headers.contains_key(AUTHORIZATION)
         && body.is_end_stream();
-    let mut methods = head.headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
-    let method = methods.next().filter(|_| methods.next().is_none())?;
-    method.to_str().ok().filter(|_| genuine)
+    let mut asked = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
+    let asked = asked.next().filter(|_| asked.next().is_none())?;
+    asked.to_str().ok().filter(|_| genuine)
 }

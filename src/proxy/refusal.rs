@@ -20,12 +20,16 @@ pub enum Refusal {
     Head(HeadError),
     /// Keys are missing, so tokens cannot be judged.
     KeysUnavailable,
+    /// The request comes from a page on an origin that is not welcome.
+    OriginDenied,
     /// Too many new tokens are waiting for their signature check.
     Overloaded,
     /// The path is malformed or ambiguous.
     Path(PathError),
     /// The token is refused.
     Token(Rejection),
+    /// More header fields than `limits.headers`.
+    TooManyHeaders,
     /// The upstream did not answer.
     Upstream(Failure),
     /// The target is longer than `limits.uri_bytes`.
@@ -42,13 +46,17 @@ impl Refusal {
             Self::Denied(denial) => denial.code(),
             Self::Head(HeadError::Host(_)) => "host_malformed",
             Self::Head(HeadError::Method) => "method_not_served",
-            Self::Head(HeadError::Scheme | HeadError::TransferEncoding) => "request_malformed",
+            Self::Head(
+                HeadError::ContentLength | HeadError::Scheme | HeadError::TransferEncoding,
+            ) => "request_malformed",
             Self::Head(HeadError::Upgrade) => "upgrade_not_served",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::OriginDenied => "origin_denied",
             Self::Overloaded => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
             Self::Token(rejection) => rejection.code(),
+            Self::TooManyHeaders => "headers_too_many",
             Self::Upstream(failure) => failure.code(),
             Self::UriTooLong => "uri_too_long",
         }
@@ -65,11 +73,15 @@ impl fmt::Display for Refusal {
             Self::KeysUnavailable => {
                 f.write_str("an issuer's keys are not there, so no token can be judged")
             }
+            Self::OriginDenied => {
+                f.write_str("the origin is not in cors.origins, and cors.enforce_origin is on")
+            }
             Self::Overloaded => {
                 f.write_str("too many new tokens are waiting for their signature check")
             }
             Self::Path(error) => error.fmt(f),
             Self::Token(rejection) => rejection.fmt(f),
+            Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
             Self::Upstream(failure) => failure.fmt(f),
             Self::UriTooLong => f.write_str("the target is longer than limits.uri_bytes"),
         }

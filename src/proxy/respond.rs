@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CACHE_CONTROL, CONTENT_TYPE,
-    HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
 use super::{Body, Refusal};
+use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::policy::Denial;
 use crate::upstream::{Failure, RequestBodyError};
@@ -19,9 +20,6 @@ const KEYS_RETRY_AFTER: &str = "5";
 
 /// When a client that met the queue of first checks should come back.
 const OVERLOAD_RETRY_AFTER: &str = "1";
-
-/// What a page on another origin may read of an answer beside its body (Fetch §3.2.5).
-const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce, Retry-After, X-Request-Id";
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -73,14 +71,17 @@ fn answer(refusal: &Refusal) -> Answer {
         }
         Refusal::Denied(denial) => denied(denial),
         Refusal::Head(HeadError::Method) => {
-            Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not served")
+            Answer::plain(StatusCode::NOT_IMPLEMENTED, "Method not served")
         }
         Refusal::Head(HeadError::Upgrade) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served")
         }
-        Refusal::Head(HeadError::Host(_) | HeadError::Scheme | HeadError::TransferEncoding) => {
-            Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
-        }
+        Refusal::Head(
+            HeadError::Host(_)
+            | HeadError::ContentLength
+            | HeadError::Scheme
+            | HeadError::TransferEncoding,
+        ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
         Refusal::KeysUnavailable => Answer {
             header: Some((RETRY_AFTER, KEYS_RETRY_AFTER.to_owned())),
             ..Answer::plain(
@@ -88,6 +89,7 @@ fn answer(refusal: &Refusal) -> Answer {
                 "Tokens cannot be verified at the moment",
             )
         },
+        Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
         Refusal::Overloaded => Answer {
             header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
             ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Overloaded")
@@ -97,6 +99,10 @@ fn answer(refusal: &Refusal) -> Answer {
             challenge: Challenge::InvalidToken(rejection.description()),
             ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
         },
+        Refusal::TooManyHeaders => Answer::plain(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Too many header fields",
+        ),
         Refusal::Upstream(failure) => match failure {
             Failure::Body(RequestBodyError::TooLarge) => {
                 Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
@@ -147,7 +153,7 @@ pub(super) fn refuse(
     refusal: &Refusal,
     realm: &str,
     request_id: &HeaderValue,
-    wants_cors: bool,
+    origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     let answer = answer(refusal);
@@ -171,14 +177,22 @@ pub(super) fn refuse(
     if let Some((name, value)) = answer.header {
         set_text(headers, name, Some(value));
     }
-    if wants_cors {
-        // A page on any origin may read why it was refused; there is nothing of the upstream in it.
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        headers.insert(
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static(EXPOSED),
-        );
-    }
+    origin.mark_own(headers);
+    response
+}
+
+/// Answers a preflight in the upstream's stead.
+pub(super) fn preflight(
+    origin: &Origin,
+    request: &HeaderMap,
+    settings: &CorsSettings,
+    request_id: &HeaderValue,
+) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    origin.mark_preflight(headers, request, settings);
     response
 }
 

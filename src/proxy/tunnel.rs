@@ -2,8 +2,9 @@
 //! caller's token has.
 
 use std::io;
+use std::pin::pin;
 
-use http::header::{HeaderValue, UPGRADE};
+use http::header::HeaderValue;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -23,6 +24,10 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// A close frame (RFC 6455 §5.5.1) with code 3000, registered as "Unauthorized".
 const UNAUTHORIZED: [u8; 4] = [0x88, 0x02, 0x0b, 0xb8];
 
+/// How long one direction may go on after the other has ended. WebSocket has no half-open state:
+/// what is still under way is a last close frame (RFC 6455 §7.1.1).
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// How long the end of a frame is waited for, so that the close frame does not land inside it.
 const FRAME_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -36,20 +41,15 @@ pub(super) struct Switched {
 type Reader = ReadHalf<TokioIo<Upgraded>>;
 type Writer = WriteHalf<TokioIo<Upgraded>>;
 
-/// Looks at the upstream's answer to an upgrade. Only `101` with `websocket` opens a tunnel; any
-/// other answer is an ordinary one (CVE-2026-2833: no byte passes before that).
+/// Looks at the upstream's answer to an upgrade. Only `101` opens a tunnel; any other answer is an
+/// ordinary one (CVE-2026-2833: no byte passes before that).
 pub(super) fn open(
     mut response: Response<Incoming>,
     client: OnUpgrade,
     request_id: &HeaderValue,
     connection: &Client,
 ) -> Answer {
-    let agreed = response.status() == StatusCode::SWITCHING_PROTOCOLS
-        && response
-            .headers()
-            .get(UPGRADE)
-            .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if agreed {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         headers::rewrite_switching_response(response.headers_mut(), request_id);
         return Answer::Switched(Switched {
             response,
@@ -98,21 +98,31 @@ enum Ended {
     ByOneSide,
 }
 
-/// Passes bytes both ways. Each direction ends with its own side; the tunnel with both.
+/// Passes bytes both ways. When one side has ended, the other gets to say its last words.
 async fn relay(client: Upgraded, upstream: Upgraded, expiry: Option<Instant>) -> io::Result<Ended> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_upstream, mut to_upstream) = tokio::io::split(TokioIo::new(upstream));
-    let outward = async {
-        pass(&mut from_client, &mut to_upstream, None).await?;
-        to_upstream.shutdown().await
-    };
     let mut boundary = FrameBoundary::new();
     let both = async {
+        let outward = async {
+            pass(&mut from_client, &mut to_upstream, None).await?;
+            to_upstream.shutdown().await
+        };
         let inward = async {
             pass(&mut from_upstream, &mut to_client, Some(&mut boundary)).await?;
             to_client.shutdown().await
         };
-        tokio::try_join!(outward, inward).map(|_| ())
+        let (mut outward, mut inward) = (pin!(outward), pin!(inward));
+        tokio::select! {
+            ended = &mut outward => {
+                ended?;
+                tokio::time::timeout(LAST_WORDS, inward).await.unwrap_or(Ok(()))
+            }
+            ended = &mut inward => {
+                ended?;
+                tokio::time::timeout(LAST_WORDS, outward).await.unwrap_or(Ok(()))
+            }
+        }
     };
     let Some(at) = expiry else {
         return both.await.map(|()| Ended::ByOneSide);

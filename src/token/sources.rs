@@ -95,8 +95,10 @@ impl TokenSources {
         } else {
             format!("{}?{}", uri.path(), kept.join("&"))
         };
-        // A part of a valid target is a valid target; if it were not, the path alone is.
-        let target = PathAndQuery::try_from(target).unwrap_or(PathAndQuery::from_static("/"));
+        // A part of a valid target is a valid target; if it were not, the query goes as a whole.
+        let target = PathAndQuery::try_from(target)
+            .or_else(|_| uri.path().parse())
+            .ok()?;
         Some(Uri::from(target))
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::connection::Connection;
 use super::pool::Pool;
+use crate::clock::after;
 
 /// A client's body on its way to the backend. Trailers end here: none of them was authorised, and
 /// a backend might read them as headers (RFC 9110 §6.5.1).
@@ -19,6 +21,37 @@ use super::pool::Pool;
 pub struct RequestBody {
     incoming: Option<Incoming>,
     remaining: Option<u64>,
+    upload: Arc<Upload>,
+}
+
+/// How an upload is getting on, for whoever waits for the answer to it.
+#[derive(Debug)]
+pub(super) struct Upload {
+    began: Instant,
+    /// Milliseconds from `began` to the last frame.
+    last_frame: AtomicU64,
+}
+
+impl Upload {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            last_frame: AtomicU64::new(0),
+        })
+    }
+
+    fn on_frame(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_frame.store(now, Ordering::Relaxed);
+    }
+
+    /// When the last of it passed; when it began, if nothing has.
+    pub(super) fn last_moved(&self) -> Instant {
+        after(
+            self.began,
+            Duration::from_millis(self.last_frame.load(Ordering::Relaxed)),
+        )
+    }
 }
 
 /// Why a request body was not passed on to its end.
@@ -48,16 +81,22 @@ impl RequestBody {
         Self {
             incoming: Some(incoming),
             remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
+            upload: Upload::new(),
         }
     }
 
     /// No body.
     #[must_use]
-    pub const fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             incoming: None,
             remaining: None,
+            upload: Upload::new(),
         }
+    }
+
+    pub(super) const fn upload(&self) -> &Arc<Upload> {
+        &self.upload
     }
 }
 
@@ -89,6 +128,7 @@ impl Body for RequestBody {
                 None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
             }
         }
+        self.upload.on_frame();
         Poll::Ready(Some(Ok(frame)))
     }
 

@@ -181,8 +181,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Whether the other side refused what was sent: its kernel answers bytes for a closed socket
-    /// with a reset, so nobody there has read them.
+    /// Whether the other side reset the connection: its kernel answers bytes for a closed socket so.
     pub(super) fn was_reset(&self) -> bool {
         let socket = match self {
             Self::Tcp(stream) => stream,

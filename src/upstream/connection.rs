@@ -30,7 +30,7 @@ pub(super) struct Connection {
 pub(super) enum ExchangeError {
     /// The connection broke, or brought no sound answer. The request may have been read.
     Broken(hyper::Error),
-    /// The connection was closed when the request arrived there: nobody has read it.
+    /// The connection was reset in answer to the request: nearly always, nobody has read it.
     Refused(hyper::Error),
     /// The connection was closed already; the request is unharmed.
     Unsent(Box<Request<RequestBody>>),

@@ -203,6 +203,7 @@ enum Transformation {
     DecodeButSlash,
     DecodeTwice,
     DecodeUnreserved,
+    DropAuthority,
     DecodeUri,
     DecodeUriKeepingPercent,
     DropAllParameters,
@@ -214,7 +215,7 @@ enum Transformation {
     RemoveEncodedDotSegments,
 }
 
-const TRANSFORMATIONS: [Transformation; 17] = [
+const TRANSFORMATIONS: [Transformation; 18] = [
     Transformation::BackslashIsSlash,
     Transformation::CutAtFragment,
     Transformation::CutAtParameter,
@@ -223,6 +224,7 @@ const TRANSFORMATIONS: [Transformation; 17] = [
     Transformation::DecodeButSlash,
     Transformation::DecodeTwice,
     Transformation::DecodeUnreserved,
+    Transformation::DropAuthority,
     Transformation::DecodeUri,
     Transformation::DecodeUriKeepingPercent,
     Transformation::DropAllParameters,
@@ -248,6 +250,14 @@ impl Transformation {
             Self::Decode => percent_decode(path, |_| true),
             Self::DecodeButSlash => percent_decode(path, |byte| byte != b'/'),
             Self::DecodeTwice => percent_decode(&percent_decode(path, |_| true)?, |_| true),
+            // A URL parser that is given a base takes what follows two slashes for a host.
+            Self::DropAuthority => Some(if path.starts_with("//") {
+                let host = path.trim_start_matches('/');
+                host.split_once('/')
+                    .map_or("/".to_owned(), |(_, rest)| format!("/{rest}"))
+            } else {
+                path.to_owned()
+            }),
             // RFC 3986 §2.3, for a normaliser that decodes nothing else.
             Self::DecodeUnreserved => percent_decode(path, |byte| {
                 byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')

@@ -209,3 +209,132 @@ async fn an_own_answer_says_nothing_of_the_token() {
         assert!(!whole.contains("your-api.com"), "{whole}");
     }
 }
+
+#[tokio::test]
+async fn configured_origins_are_answered_here() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| {
+        let fields = [
+            ("Access-Control-Allow-Origin", "*"),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Access-Control-Expose-Headers", "X-Upstream"),
+        ];
+        Reply::Bytes(response("200 OK", &fields, "hello"))
+    });
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest(&format!(
+            "[cors]\norigins = [\"{PAGE}\", \"http://localhost:3000\"]"
+        ))
+        .start()
+        .await;
+    for origin in [PAGE, "http://localhost:3000"] {
+        let answer = proxy.send(&preflight("/x", origin)).await;
+        assert!(
+            [200, 204].contains(&answer.status()),
+            "{}",
+            answer.head.first_line
+        );
+        assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
+        assert_eq!(answer.header("access-control-max-age"), Some("7200"));
+        let methods = list(&answer, "access-control-allow-methods");
+        assert!(methods.contains(&"post".to_owned()), "{methods:?}");
+        let names = list(&answer, "access-control-allow-headers");
+        for name in [
+            "authorization",
+            "content-type",
+            "mcp-session-id",
+            "mcp-protocol-version",
+            "a2a-version",
+            "traceparent",
+        ] {
+            assert!(
+                names.contains(&name.to_owned()),
+                "{name} is not in {names:?}"
+            );
+        }
+    }
+    assert_eq!(upstream.requests(), 0);
+
+    let token = issuer.user("auth0|alice").mint();
+    let answer = proxy
+        .send(&Request::get("/x").header("Origin", PAGE).bearer(&token))
+        .await;
+    assert_eq!(answer.status(), 200);
+    is_readable_by(&answer, PAGE).expect("readable");
+    assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
+    let refused = proxy.send(&Request::get("/x").header("Origin", PAGE)).await;
+    is_readable_by(&refused, PAGE).expect("readable");
+}
+
+#[tokio::test]
+async fn foreign_origins_get_no_leave() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| {
+        Reply::Bytes(response(
+            "200 OK",
+            &[("Access-Control-Allow-Origin", "*")],
+            "hello",
+        ))
+    });
+    let cors = format!("[cors]\norigins = [\"{PAGE}\"]");
+    let token = issuer.user("auth0|alice").mint();
+    let from = |origin: &str| Request::get("/x").header("Origin", origin).bearer(&token);
+
+    let proxy = Setup::new(&issuer, &upstream).rest(&cors).start().await;
+    for origin in [
+        "https://evil.example",
+        "https://app.example.com.evil.example",
+        "http://app.example.com",
+        "null",
+    ] {
+        let answer = proxy.send(&from(origin)).await;
+        assert_eq!(answer.status(), 200, "{origin}");
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            None,
+            "{origin}"
+        );
+        let answer = proxy.send(&preflight("/x", origin)).await;
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            None,
+            "{origin}"
+        );
+    }
+
+    let strict = Setup::new(&issuer, &upstream)
+        .rest(&cors)
+        .rest("enforce_origin = true")
+        .start()
+        .await;
+    assert_eq!(
+        strict.send(&from("https://evil.example")).await.status(),
+        403
+    );
+    assert_eq!(strict.send(&from(PAGE)).await.status(), 200);
+    // No browser, no origin.
+    assert_eq!(
+        strict
+            .send(&Request::get("/x").bearer(&token))
+            .await
+            .status(),
+        200
+    );
+}
+
+#[tokio::test]
+async fn every_origin_can_be_welcome() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[cors]\norigins = [\"*\"]")
+        .start()
+        .await;
+    let answer = proxy.send(&preflight("/x", "https://anyone.example")).await;
+    let allowed = answer.header("access-control-allow-origin");
+    assert!(
+        [Some("*"), Some("https://anyone.example")].contains(&allowed),
+        "{allowed:?}"
+    );
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+}

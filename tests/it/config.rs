@@ -184,7 +184,7 @@ async fn each_mistake_is_an_error() {
         (with("[streams]\nexpiry_grace = \"soon\""), "streams.expiry_grace"),
         (with("[timeouts]\ndrain = -1"), "timeouts.drain"),
         (with("[tls]\ncert_file = \"/x.pem\""), "tls"),
-        (with("[cors]\norigins = [\"app.example.com\"]"), "cors"),
+        (with("[cors]\norigins = [\"app.example.com\"]"), "cors.origins"),
         (with("[[resource]]\nurl = \"http://api.example.com/mcp\""), "resource"),
         (format!("upstream = \"http://127.0.0.1:4111/api\"\n{VALID}"), "upstream"),
         (format!("upstream = \"http://127.0.0.1:4111?x\"\n{VALID}"), "upstream"),
@@ -226,6 +226,7 @@ async fn what_is_only_doubtful_is_a_warning() {
         (auth0(host, api, "roles_claim = \"roles\""), "auth0.roles_claim"),
         (auth0(host, api, "[require]\nclaims = [{ claim = \"groups\", contains = \"x\" }]"), "groups"),
         (auth0(host, api, "[require]\norganizations = [\"acme\"]"), "require.organizations"),
+        (auth0(host, api, "[cors]\norigins = [\"https://app.example.com/\"]"), "cors.origins"),
     ] {
         let output = check(&text).await;
         let told = printed(&output);
