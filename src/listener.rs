@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::clock::after;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -33,6 +34,10 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What is held for an HTTP/2 client that reads slowly, per stream.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+
+/// What an HTTP/1 client may send ahead of its turn while a request runs: some dozens of pipelined
+/// requests with tokens.
+const MAX_AHEAD_BYTES: usize = 64 * 1024;
 
 /// Streams that a client opened and reset before they were looked at (CVE-2023-44487).
 const MAX_HTTP2_PENDING_RESETS: usize = 20;
@@ -126,6 +131,11 @@ impl Client {
     #[must_use]
     pub fn slot(&self) -> Slot {
         self.slot.clone()
+    }
+
+    /// Tells that the request's body was read to its end.
+    pub fn body_ended(&self) {
+        self.activity.body_open.store(false, Ordering::Relaxed);
     }
 
     /// Whether the request target on the wire had a fragment, which hyper drops without a word.
@@ -233,6 +243,7 @@ async fn serve_connection<H, F, B>(
         stream,
         activity: Arc::clone(&activity),
         http1: !is_http2,
+        ahead: Vec::new(),
     });
     let ended = if is_http2 {
         let connection = http2_builder(&settings).serve_connection(io, service);
@@ -356,6 +367,8 @@ async fn drive<C: Drainable>(
 struct Activity {
     began: Instant,
     running: AtomicUsize,
+    /// Whether the last request has a body that was not read to its end yet.
+    body_open: AtomicBool,
     /// How many of the running ones wait for the client to take what is there for it.
     owed: AtomicUsize,
     /// When anything was last taken.
@@ -374,6 +387,7 @@ impl Activity {
         Self {
             began: Instant::now(),
             running: AtomicUsize::new(0),
+            body_open: AtomicBool::new(false),
             owed: AtomicUsize::new(0),
             last_taken: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
@@ -390,7 +404,9 @@ impl Activity {
 
     /// Bytes arrived. Between requests they begin a head.
     fn on_read(&self, bytes: &[u8], http1: bool) {
-        if !http1 || self.running.load(Ordering::Relaxed) > 0 {
+        let in_request = self.running.load(Ordering::Relaxed) > 0;
+        // What follows a body that nobody read may still be that body.
+        if !http1 || in_request || self.body_open.load(Ordering::Relaxed) {
             return;
         }
         if self.head_began.load(Ordering::Relaxed) == NO_HEAD {
@@ -416,7 +432,13 @@ impl Activity {
         self.head_began.load(Ordering::Relaxed) != 0
     }
 
-    fn on_request(&self) {
+    /// Whether whatever arrives now can only be a later request, sent ahead of its turn.
+    fn is_ahead_of_its_turn(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0 && !self.body_open.load(Ordering::Relaxed)
+    }
+
+    fn on_request(&self, has_body: bool) {
+        self.body_open.store(has_body, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(NO_HEAD, Ordering::Relaxed);
     }
@@ -479,7 +501,8 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let running = Running::new(Arc::clone(&self.client.activity));
+        let has_body = !request.body().is_end_stream();
+        let running = Running::new(Arc::clone(&self.client.activity), has_body);
         let response = (self.handler)(request, self.client.clone());
         Box::pin(async move {
             let response = response.await;
@@ -491,8 +514,8 @@ where
 struct Running(Arc<Activity>);
 
 impl Running {
-    fn new(activity: Arc<Activity>) -> Self {
-        activity.on_request();
+    fn new(activity: Arc<Activity>, has_body: bool) -> Self {
+        activity.on_request(has_body);
         Self(activity)
     }
 }
@@ -561,11 +584,34 @@ impl<B: http_body::Body> http_body::Body for CountedBody<B> {
 }
 
 /// A socket that tells [`Activity`] what it reads.
+///
+/// While a request runs, hyper reads only to learn whether the client has gone, and stops doing so
+/// at the first byte of a later request. So such bytes are held back here until their turn, and the
+/// end of the connection is seen behind them.
 #[derive(Debug)]
 struct Watched {
     stream: TcpStream,
     activity: Arc<Activity>,
     http1: bool,
+    ahead: Vec<u8>,
+}
+
+impl Watched {
+    /// Reads what was sent ahead of its turn. Ready only at the end of the connection.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [0; 2048];
+        loop {
+            if self.ahead.len() > MAX_AHEAD_BYTES {
+                return Poll::Ready(Err(io::Error::other("too much was sent ahead of its turn")));
+            }
+            let mut buffer = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.ahead.extend_from_slice(buffer.filled());
+        }
+    }
 }
 
 impl AsyncRead for Watched {
@@ -574,16 +620,23 @@ impl AsyncRead for Watched {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.http1 && self.activity.is_ahead_of_its_turn() {
+            return self.poll_ahead(cx);
+        }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if let Some(bytes) = buffer
-            .filled()
-            .get(before..)
-            .filter(|bytes| !bytes.is_empty())
-        {
+        if self.ahead.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            let turn = self.ahead.len().min(buffer.remaining());
+            let rest = self.ahead.split_off(turn);
+            buffer.put_slice(&self.ahead);
+            self.ahead = rest;
+        }
+        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        if !bytes.is_empty() {
             self.activity.on_read(bytes, self.http1);
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 

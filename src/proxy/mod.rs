@@ -174,7 +174,10 @@ impl Proxy {
             .token_sources
             .remove(&mut head, is_upgrade);
         let outbound = self.outbound(&head, &host, client, request_id);
-        let body = RequestBody::new(body, self.shared.config.limits.body_bytes);
+        let body = RequestBody::new(body, self.shared.config.limits.body_bytes, {
+            let client = client.clone();
+            move || client.body_ended()
+        });
         let authorized =
             AuthorizedRequest::new(&permit, head, body, &self.shared.config.managed, outbound);
         log.sending();

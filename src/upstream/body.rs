@@ -22,6 +22,16 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     remaining: Option<u64>,
     upload: Arc<Upload>,
+    on_end: OnEnd,
+}
+
+/// Told once, when a client's body was read to its end.
+struct OnEnd(Option<Box<dyn FnOnce() + Send>>);
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnEnd")
+    }
 }
 
 /// How an upload is getting on, for whoever waits for the answer to it.
@@ -75,10 +85,21 @@ impl fmt::Display for RequestBodyError {
 impl std::error::Error for RequestBodyError {}
 
 impl RequestBody {
-    /// A client's body, of at most `limit` bytes if there is one.
+    /// A client's body, of at most `limit` bytes if there is one. `on_end` is told when it was read
+    /// to its end.
     #[must_use]
-    pub fn new(incoming: Incoming, limit: Option<usize>) -> Self {
+    pub fn new(
+        incoming: Incoming,
+        limit: Option<usize>,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        // A body that is over from the start is not waited for.
+        let on_end = OnEnd((!incoming.is_end_stream()).then(|| {
+            let on_end: Box<dyn FnOnce() + Send> = Box::new(on_end);
+            on_end
+        }));
         Self {
+            on_end,
             incoming: Some(incoming),
             remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
             upload: Upload::new(),
@@ -92,6 +113,13 @@ impl RequestBody {
             incoming: None,
             remaining: None,
             upload: Upload::new(),
+            on_end: OnEnd(None),
+        }
+    }
+
+    fn ended(&mut self) {
+        if let Some(on_end) = self.on_end.0.take() {
+            on_end();
         }
     }
 
@@ -111,14 +139,19 @@ impl Body for RequestBody {
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
-        let frame = match ready!(Pin::new(incoming).poll_frame(cx)) {
-            None => return Poll::Ready(None),
+        let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            None => {
+                self.ended();
+                return Poll::Ready(None);
+            }
             Some(Err(error)) => {
                 return Poll::Ready(Some(Err(RequestBodyError::Client(error.to_string()))));
             }
             Some(Ok(frame)) => frame,
         };
+        let over = incoming.is_end_stream();
         let Some(data) = frame.data_ref() else {
+            self.ended();
             return Poll::Ready(None);
         };
         if let Some(remaining) = self.remaining {
@@ -129,6 +162,9 @@ impl Body for RequestBody {
             }
         }
         self.upload.on_frame();
+        if over {
+            self.ended();
+        }
         Poll::Ready(Some(Ok(frame)))
     }
 

@@ -113,6 +113,27 @@ async fn a_client_that_leaves_a_stream_ends_it() {
     assert_eq!(line["status"], 200);
 }
 
+/// A request sent ahead of its turn must not hide that the client has gone.
+#[tokio::test]
+async fn a_client_that_leaves_with_a_request_in_the_queue_ends_its_stream() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let proxy = open_proxy(&issuer, &upstream).await;
+    for method in ["GET", "POST"] {
+        let mut client = Request::new(method, "/stream").open(proxy.data).await;
+        let exchange = upstream.next().await;
+        exchange.send("data: 1\n\n");
+        assert_eq!(client.head().await.status(), 200);
+        assert_eq!(client.data().await, "data: 1\n\n");
+        client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\nG").await;
+        exchange.send("data: 2\n\n");
+        assert_eq!(client.data().await, "data: 2\n\n");
+        drop(client);
+        exchange.closed().await;
+    }
+    assert_eq!(upstream.requests(), 2);
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_cancels_it() {
     let issuer = Issuer::start();
