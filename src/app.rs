@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +22,9 @@ use crate::proxy::{Proxy, Shared};
 use crate::rotation::RotationSettings;
 use crate::tls::{Roots, RootsError};
 use crate::upstream::{Connector, ConnectorError, Upstream};
+
+/// How long connections that are cut may take to say so in the log.
+const CUT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the program could not start, or stopped.
 #[derive(Debug)]
@@ -188,7 +192,7 @@ async fn drain(
     let linger = if stop == Stop::Terminate {
         timeouts.linger
     } else {
-        std::time::Duration::ZERO
+        Duration::ZERO
     };
     tracing::info!(
         signal = stop.name(),
@@ -208,6 +212,9 @@ async fn drain(
         () = slots.all_free() => {}
         () = &mut deadline => {
             tracing::warn!(connections = slots.taken(), "timeouts.drain is over; the remaining connections are cut");
+            phase.send_replace(Phase::Cut);
+            // Each leaves its log line.
+            _ = tokio::time::timeout(CUT_PATIENCE, slots.all_free()).await;
         }
     }
 }

@@ -39,6 +39,9 @@ const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 /// requests with tokens.
 const MAX_AHEAD_BYTES: usize = 64 * 1024;
 
+/// How often an HTTP/2 client with open streams is asked whether it is still there.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Streams that a client opened and reset before they were looked at (CVE-2023-44487).
 const MAX_HTTP2_PENDING_RESETS: usize = 20;
 
@@ -57,6 +60,8 @@ pub enum Phase {
     Lingering,
     /// Nothing is accepted; what runs finishes.
     Draining,
+    /// What still runs is cut.
+    Cut,
 }
 
 /// What the listener enforces.
@@ -159,7 +164,7 @@ pub async fn serve<H, F, B>(
 {
     let mut closing = phase.clone();
     let mut closed =
-        pin!(async move { _ = closing.wait_for(|phase| *phase == Phase::Draining).await });
+        pin!(async move { _ = closing.wait_for(|phase| *phase >= Phase::Draining).await });
     loop {
         let accepted = tokio::select! {
             biased;
@@ -232,7 +237,7 @@ async fn serve_connection<H, F, B>(
     let is_http2 = tokio::select! {
         spoken = tokio::time::timeout(settings.header_timeout, speaks_http2(&stream)) => spoken,
         // Nothing was asked on this connection, so nothing is cut.
-        _ = phase.wait_for(|phase| *phase == Phase::Draining) => return,
+        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
     };
     let Ok(Ok(is_http2)) = is_http2 else {
         return;
@@ -283,6 +288,7 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
@@ -331,10 +337,15 @@ async fn drive<C: Drainable>(
 ) -> hyper::Result<()> {
     let mut connection = pin!(connection);
     let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
+    let mut cut_phase = phase.clone();
+    let mut cut = pin!(async move { _ = cut_phase.wait_for(|phase| *phase == Phase::Cut).await });
     let mut leaving = pin!(async move { _ = phase.wait_for(|phase| *phase >= leave_at).await });
     let mut leave = false;
     let mut told = false;
     std::future::poll_fn(|cx| {
+        if cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         leave = leave || leaving.as_mut().poll(cx).is_ready();
         // A newcomer is served first: GOAWAY before its first request would turn it away unheard.
         if leave && !told && (activity.has_served() || leave_at == Phase::Draining) {

@@ -143,7 +143,13 @@ impl Rotation {
             .saturating_mul(1 << doublings)
             .min(MAX_BACKOFF);
         let spread = backoff.mul_f64(0.75 + 0.5 * jitter.clamp(0.0, 1.0));
-        let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+        // Without keys every token is answered with 503; then even a patient issuer is asked again soon.
+        let most = if self.is_usable(now) {
+            MAX_RETRY_AFTER
+        } else {
+            MAX_BACKOFF
+        };
+        let asked = retry_after.unwrap_or_default().min(most);
         self.next_attempt = after(now, spread.max(asked));
     }
 }
@@ -256,8 +262,18 @@ mod tests {
 
     #[test]
     fn retry_after_is_honoured_within_reason() {
+        for (asked, expected) in [(0, 1), (20, 20), (60, 60), (600, 60)] {
+            let (clock, mut rotation) = start();
+            rotation.on_failure(clock.at(0), Some(Duration::from_secs(asked)), 0.5);
+            assert!(
+                !rotation.is_due(clock.at(expected - 1)),
+                "{asked} without keys"
+            );
+            assert!(rotation.is_due(clock.at(expected)), "{asked} without keys");
+        }
         for (asked, expected) in [(0, 1), (20, 20), (600, 600), (86_400, 600)] {
             let (clock, mut rotation) = start();
+            rotation.on_success(clock.at(0), 0.0);
             rotation.on_failure(clock.at(0), Some(Duration::from_secs(asked)), 0.5);
             assert!(!rotation.is_due(clock.at(expected - 1)), "{asked}");
             assert!(rotation.is_due(clock.at(expected)), "{asked}");

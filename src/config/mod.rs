@@ -15,7 +15,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
-use http::header::HeaderName;
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
@@ -195,16 +195,18 @@ fn read(
         })
         .unzip();
     let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
-        .map_err(|error| {
+        .map_err(|errors| {
             // A route without a usable path is not in the list, and people count it all the same.
             let place = |index: usize| places.get(index).copied().unwrap_or(index);
-            let (first, second) = (place(error.first), place(error.second));
-            let error = DuplicateRoute {
-                first,
-                second,
-                ..error
-            };
-            problems.error(format!("route[{second}]"), error.to_string());
+            for error in errors {
+                let (first, second) = (place(error.first), place(error.second));
+                let error = DuplicateRoute {
+                    first,
+                    second,
+                    ..error
+                };
+                problems.error(format!("route[{second}]"), error.to_string());
+            }
         })
         .ok();
     let token_sources = token_sources(root.section("token_sources", problems), problems);
@@ -414,6 +416,14 @@ fn identity(
         .iter()
         .filter_map(|name| parse_header(&strip_path, name, problems))
         .collect();
+    for name in &strip {
+        if [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name) {
+            problems.error(
+                &strip_path,
+                format!("{name} cannot be stripped: the request would mean another one"),
+            );
+        }
+    }
     let headers_path = section.path_of("headers");
     let mut headers = Vec::new();
     match section.take("headers") {

@@ -117,12 +117,12 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`DuplicateRoute`] when two routes claim the same path and method.
+    /// A [`DuplicateRoute`] for every pair that claims the same path and method.
     pub fn new(
         require: Requirement,
         routes: Vec<Route>,
         deny_unmatched: bool,
-    ) -> Result<Self, DuplicateRoute> {
+    ) -> Result<Self, Vec<DuplicateRoute>> {
         Ok(Self {
             require,
             table: Table::new(routes)?,
@@ -747,7 +747,7 @@ mod tests {
         ] {
             let found = Policy::new(require(), routes, false)
                 .err()
-                .map(|error| (error.first, error.second));
+                .map(|errors| (errors[0].first, errors[0].second));
             assert_eq!(found, expected);
         }
     }

@@ -68,8 +68,11 @@ impl fmt::Display for DuplicateRoute {
 impl std::error::Error for DuplicateRoute {}
 
 impl Table {
-    pub(super) fn new(routes: Vec<Route>) -> Result<Self, DuplicateRoute> {
-        check_duplicates(&routes)?;
+    pub(super) fn new(routes: Vec<Route>) -> Result<Self, Vec<DuplicateRoute>> {
+        let duplicates = find_duplicates(&routes);
+        if !duplicates.is_empty() {
+            return Err(duplicates);
+        }
         let mut table = Self::default();
         for route in routes {
             match table
@@ -149,16 +152,20 @@ fn fold_case(path: &str) -> String {
 }
 
 /// Exactly one route decides, so no two may claim the same path and method.
-fn check_duplicates(routes: &[Route]) -> Result<(), DuplicateRoute> {
-    let mut taken: HashMap<(String, Option<&str>), usize> = HashMap::new();
+fn find_duplicates(routes: &[Route]) -> Vec<DuplicateRoute> {
+    let mut taken: HashMap<(&str, Option<&str>), usize> = HashMap::new();
+    let mut duplicates = Vec::new();
     for (second, route) in routes.iter().enumerate() {
         let methods: Vec<Option<&str>> = match &route.methods {
             Methods::Remaining => vec![None],
             Methods::Only(methods) => methods.iter().map(|method| Some(method.as_str())).collect(),
         };
         for method in methods {
-            if let Some(first) = taken.insert((route.pattern.to_string(), method), second) {
-                return Err(DuplicateRoute {
+            let first = *taken
+                .entry((route.pattern.source(), method))
+                .or_insert(second);
+            if first != second {
+                duplicates.push(DuplicateRoute {
                     first,
                     second,
                     method: method.map(str::to_owned),
@@ -166,7 +173,7 @@ fn check_duplicates(routes: &[Route]) -> Result<(), DuplicateRoute> {
             }
         }
     }
-    Ok(())
+    duplicates
 }
 
 impl PatternRoutes {

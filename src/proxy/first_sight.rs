@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
-/// How many requests may wait for their turn on one worker: at about 25 µs a check, the last of
-/// them waits about 50 ms. Further ones are refused at once instead of making the wait longer.
+/// How many requests may wait for their turn on one worker. A check takes some tens of microseconds
+/// with the keys that Auth0 uses, so the last of them waits for a small part of a second. Further ones
+/// are refused at once instead of making the wait longer.
 const MAX_WAITING: usize = 2048;
 
 /// The turn-taking of one worker thread.

@@ -15,7 +15,7 @@ use crate::headers::HeadError;
 use crate::policy::Denial;
 use crate::upstream::{Failure, RequestBodyError};
 
-/// When a client that met missing keys should come back: about when the next fetch is done.
+/// When a client that met missing keys should come back: soon, since asking costs next to nothing.
 const KEYS_RETRY_AFTER: &str = "5";
 
 /// When a client that met the queue of first checks should come back.
