@@ -242,11 +242,7 @@ fn readings(criterion: &mut Criterion) {
     for (name, path, is_ok) in [
         ("plain", "/api/agents/WeatherAgent/stream", true),
         ("encoded", "/api/v120/threads/thread%20one/messages", true),
-        (
-            "hostile",
-            "/public/..;x=y/%2e%2e%2f%252e%252e/%61dmin;a=b//c%5cd/",
-            true,
-        ),
+        ("odd", "/public/..;x=y/%2e%2e/admin", true),
         ("too many", &many, false),
     ] {
         assert_eq!(Readings::of(path, false).is_ok(), is_ok, "{name}");

@@ -243,6 +243,7 @@ async fn serve_connection<H, F, B>(
         return;
     };
     let activity = Arc::clone(&client.activity);
+    let address = client.address;
     let service = Counted { handler, client };
     let io = TokioIo::new(Watched {
         stream,
@@ -261,6 +262,27 @@ async fn serve_connection<H, F, B>(
         drive(connection, &activity, &settings, phase, Phase::Draining).await
     };
     if let Err(error) = ended {
+        log_ended(&error, address);
+    }
+}
+
+/// hyper answers what it cannot read by itself; here it gets the one line that every request gets.
+fn log_ended(error: &hyper::Error, client: Option<SocketAddr>) {
+    if error.is_parse() {
+        let code = if error.is_parse_too_large() {
+            "headers_too_large"
+        } else {
+            "request_malformed"
+        };
+        tracing::info!(
+            target: "authgate::request",
+            client = client.map(tracing::field::display),
+            outcome = "refused",
+            code,
+            detail = %error,
+            "request"
+        );
+    } else {
         tracing::debug!(%error, "connection ended");
     }
 }

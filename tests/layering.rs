@@ -348,3 +348,42 @@ fn only_the_named_modules_make_the_proofs() {
         assert_eq!(makers, [home], "{proof}");
     }
 }
+
+/// The refusal codes in the code are the ones in the README: each with what to do about it.
+#[test]
+fn every_code_stands_in_the_readme() {
+    const CODES: [&str; 6] = [
+        "listener.rs",
+        "policy/decision.rs",
+        "proxy/access_log.rs",
+        "proxy/refusal.rs",
+        "token/rejection.rs",
+        "upstream/failure.rs",
+    ];
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("README.md");
+    let is_code = |text: &str| {
+        text.contains('_')
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let mut codes = BTreeSet::new();
+    for (name, text) in sources() {
+        if CODES.contains(&name.as_str()) {
+            let code = code(&text);
+            codes.extend(
+                code.split('"')
+                    .filter(|text| is_code(text))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    assert!(codes.len() >= 35, "only {} codes found", codes.len());
+    for code in codes {
+        assert!(
+            readme.contains(&format!("`{code}`")),
+            "{code} is not in README.md"
+        );
+    }
+}

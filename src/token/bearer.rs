@@ -66,10 +66,11 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, Auth
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
 fn is_b64token(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    !body.is_empty()
-        && body
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+    let allowed = |byte: u8| {
+        byte.is_ascii_alphanumeric() | matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+    };
+    // Without an early end the loop is over many bytes at once; good tokens are looked at whole anyway.
+    !body.is_empty() & body.bytes().fold(true, |all, byte| all & allowed(byte))
 }
 
 impl<'h> BearerToken<'h> {

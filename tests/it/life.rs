@@ -352,3 +352,29 @@ async fn nothing_secret_is_logged_wherever_the_token_stands() {
     let sources = "query_parameter = \"access_token\"\nwebsocket_protocol = true";
     assert_nothing_secret_is_logged(&format!("[token_sources]\n{sources}")).await;
 }
+
+/// What the parser refuses is logged like everything else.
+#[tokio::test]
+async fn a_request_that_cannot_be_read_has_its_line_too() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).rest(OPEN).start().await;
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Large: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    for (bytes, code) in [
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n", "request_malformed"),
+        (large.as_str(), "headers_too_large"),
+    ] {
+        let mut client = Client::connect(proxy.data).await;
+        client.send(bytes.as_bytes()).await;
+        let line = proxy
+            .event(code, |event| {
+                event["message"] == "request" && event["code"] == code
+            })
+            .await;
+        assert_eq!(line["outcome"], "refused");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
