@@ -353,7 +353,7 @@ fn only_the_named_modules_make_the_proofs() {
 #[test]
 fn every_code_stands_in_the_readme() {
     const CODES: [&str; 6] = [
-        "listener.rs",
+        "listener/connection.rs",
         "policy/decision.rs",
         "proxy/access_log.rs",
         "proxy/refusal.rs",
