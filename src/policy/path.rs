@@ -208,14 +208,17 @@ const STEPS: [Step; 16] = [
 /// Decodes percent-encoding once, of the bytes that `picks` says. Sequences that an earlier step
 /// has broken stay as they are. What is not UTF-8 is replaced, as backends do.
 fn decode(path: &str, picks: fn(u8) -> bool) -> Cow<'_, str> {
-    if !path.contains('%') {
+    let mut sequences = path
+        .match_indices('%')
+        .filter_map(|(place, _)| path.as_bytes().get(place..));
+    if !sequences.any(|rest| encoded_byte(rest).is_some_and(|(byte, _)| picks(byte))) {
         return Cow::Borrowed(path);
     }
     let decoded = decoded_bytes(path, picks);
-    if decoded == path.as_bytes() {
-        return Cow::Borrowed(path);
-    }
-    Cow::Owned(String::from_utf8_lossy(&decoded).into_owned())
+    Cow::Owned(
+        String::from_utf8(decoded)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
 }
 
 fn decoded_bytes(path: &str, picks: fn(u8) -> bool) -> Vec<u8> {

@@ -10,6 +10,7 @@
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]
 
 mod answers;
+mod attacks;
 mod config;
 mod flaws;
 mod forwarding;

@@ -37,6 +37,11 @@ pub enum Reply {
     Echo,
     /// Accepts a WebSocket and sends every byte back.
     WebSocket,
+    /// Accepts a WebSocket and never reads again, not even its end. [`Feed::Chunk`] is sent again and
+    /// again until nobody is there to take it.
+    DeafWebSocket,
+    /// Reads the whole request and resets the connection.
+    Reset,
 }
 
 impl Reply {
@@ -73,6 +78,8 @@ pub enum Feed {
     End,
     /// The end of the connection, whatever is open.
     Cut,
+    /// The same by a reset.
+    Reset,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -456,6 +463,12 @@ impl Turn<'_> {
             }
             Reply::Echo => self.echo().await,
             Reply::WebSocket => self.websocket().await,
+            Reply::DeafWebSocket => self.deaf_websocket().await,
+            Reply::Reset => {
+                self.read_body().await?;
+                self.wire.reset_at_the_end()?;
+                Ok(Next::EndedByUs)
+            }
         }
     }
 
@@ -494,6 +507,10 @@ impl Turn<'_> {
                     self.wire.send(b"0\r\n\r\n").await?;
                     return Ok(Next::Another);
                 }
+                Some(Feed::Reset) => {
+                    self.wire.reset_at_the_end()?;
+                    return Ok(Next::EndedByUs);
+                }
                 Some(Feed::Cut) | None => return Ok(Next::EndedByUs),
             }
         }
@@ -517,16 +534,7 @@ impl Turn<'_> {
     }
 
     async fn websocket(&mut self) -> io::Result<Next> {
-        let key = self
-            .key
-            .take()
-            .ok_or_else(|| io::Error::other("no Sec-WebSocket-Key"))?;
-        let answer = format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {}\r\n\r\n",
-            websocket_accept(&key)
-        );
-        self.wire.send(answer.as_bytes()).await?;
+        self.accept_websocket().await?;
         loop {
             tokio::select! {
                 bytes = self.wire.read_some() => match bytes? {
@@ -539,6 +547,28 @@ impl Turn<'_> {
                 () = cut(self.orders) => return Ok(Next::EndedByUs),
             }
         }
+    }
+
+    async fn deaf_websocket(&mut self) -> io::Result<Next> {
+        self.accept_websocket().await?;
+        let Some(Feed::Chunk(data)) = self.orders.recv().await else {
+            return Ok(Next::EndedByUs);
+        };
+        while self.wire.send(&data).await.is_ok() {}
+        Ok(Next::EndedByPeer)
+    }
+
+    async fn accept_websocket(&mut self) -> io::Result<()> {
+        let key = self
+            .key
+            .take()
+            .ok_or_else(|| io::Error::other("no Sec-WebSocket-Key"))?;
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\n\r\n",
+            websocket_accept(&key)
+        );
+        self.wire.send(answer.as_bytes()).await
     }
 }
 

@@ -1,9 +1,11 @@
 //! HTTP/1.1 as bytes, for both ends: the tests must see what was sent, not what a library made of it.
 
+use std::any::Any;
 use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 /// How long anything may take before the test gives up. No test waits this long when it passes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -124,9 +126,15 @@ pub enum Piece {
     End(Fields),
 }
 
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+    fn as_any(&self) -> &dyn Any;
+}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Socket for S {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
 
 /// A connection with what has been read of it and not yet used.
 pub struct Wire {
@@ -150,6 +158,14 @@ impl Wire {
     /// Ends our direction only.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.socket.shutdown().await
+    }
+
+    /// Makes the end of the connection a reset: `SO_LINGER` of zero.
+    pub fn reset_at_the_end(&self) -> io::Result<()> {
+        // Not of the box, which is a socket of this kind too.
+        let tcp = (*self.socket).as_any().downcast_ref::<TcpStream>();
+        tcp.expect("a TCP connection, for a reset")
+            .set_zero_linger()
     }
 
     /// Reads what is there into the buffer; false at the end. Safe to cancel.
