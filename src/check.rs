@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::config::{Config, KeySource};
+use crate::config::{Config, KeySource, LogFormat};
 use crate::cors::Origins;
 use crate::jose::KeySet;
 use crate::keys::Fetcher;
@@ -29,6 +29,14 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     line("admin", &or_word(config.admin, "off"))?;
     line("workers", &config.workers)?;
     line("log", &config.logging.filter)?;
+    line(
+        "log_format",
+        &match config.logging.format {
+            LogFormat::Auto => "auto",
+            LogFormat::Json => "json",
+            LogFormat::Text => "text",
+        },
+    )?;
     line(
         "unmatched",
         &if config.deny_unmatched {
@@ -64,6 +72,9 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         },
     )?;
     line("auth0.allow_anonymous", &verifier.allow_anonymous)?;
+    let claims = &auth0.claim_names;
+    line("auth0.roles_claim", &or_word(claims.roles.as_ref(), "none"))?;
+    line("auth0.permissions_claim", &claims.permissions)?;
     let keys = &auth0.keys;
     line(
         "auth0.keys.ca_file",
@@ -100,6 +111,7 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
         "identity.forward_authorization",
         &identity.forward_authorization,
     )?;
+    line("identity.strip", &list(&config.strip))?;
     for (name, claim) in &identity.headers {
         line("identity.headers", &format_args!("{name} = {claim}"))?;
     }

@@ -81,6 +81,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "http_body",
             "hyper",
             "hyper_util",
+            "socket2",
             "tokio",
             "tracing",
         ],

@@ -26,6 +26,8 @@ pub struct Auth0 {
     pub verifier: VerifierSettings,
     /// How keys are fetched.
     pub keys: KeySettings,
+    /// Which claims `roles` and `permissions` look at.
+    pub claim_names: ClaimNames,
 }
 
 /// One domain, which is one issuer with its own keys.
@@ -140,11 +142,12 @@ pub(super) fn read(
             })
         })
         .collect();
-    let auth0 = (!tenants.is_empty()).then_some(Auth0 {
+    let auth0 = (!tenants.is_empty()).then(|| Auth0 {
         name,
         tenants,
         verifier,
         keys,
+        claim_names: claim_names.clone(),
     });
     Read { auth0, claim_names }
 }

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
 pub use network::{Limits, Timeouts, UpstreamAddress};
 pub use reader::Problem;
+pub use rules::ClaimNames;
 pub use sources::{Environment, Overrides};
 
 use crate::claims::ClaimPath;
@@ -54,7 +55,9 @@ pub struct Config {
     pub token_sources: TokenSources,
     /// What the upstream is told of the caller.
     pub identity: IdentitySettings,
-    /// Request headers that a client can never send to the upstream.
+    /// Further request headers that never reach the upstream.
+    pub strip: Vec<HeaderName>,
+    /// Request headers that a client can never send to the upstream, these among them.
     pub managed: ManagedNames,
     /// The rules.
     pub policy: Policy,
@@ -184,7 +187,7 @@ fn read(
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
     let auth0::Read { auth0, claim_names } =
         auth0::read(root.section("auth0", problems), sources, problems);
-    let (identity, managed) = identity(root.section("identity", problems), problems);
+    let (identity, strip) = identity(root.section("identity", problems), problems);
     let require = rules::requirement(root.section("require", problems), &claim_names, problems);
     let (places, routes): (Vec<usize>, Vec<Route>) = root
         .sections("route", problems)
@@ -215,6 +218,7 @@ fn read(
     later_releases(&mut root, problems);
     root.finish(problems);
     let mut auth0 = auth0?;
+    let identity = identity?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
     Some(Config {
         listen: addresses.listen?,
@@ -224,8 +228,9 @@ fn read(
         logging,
         auth0,
         token_sources,
-        identity: identity?,
-        managed,
+        managed: ManagedNames::new(identity.names().chain(&strip)),
+        identity,
+        strip,
         policy: policy?,
         routes,
         require,
@@ -391,7 +396,7 @@ fn logging(
 fn identity(
     mut section: Section,
     problems: &mut Problems,
-) -> (Option<IdentitySettings>, ManagedNames) {
+) -> (Option<IdentitySettings>, Vec<HeaderName>) {
     let subject_header = match header(&mut section, "subject_header", problems) {
         Ok(name) => Some(name.unwrap_or(HeaderName::from_static("x-forwarded-user"))),
         Err(()) => None,
@@ -468,7 +473,7 @@ fn identity(
             problems.error("identity", format!("{name} is used for two headers"));
         }
     }
-    (settings, ManagedNames::new(names.iter().chain(&strip)))
+    (settings, strip)
 }
 
 fn header(

@@ -11,10 +11,12 @@ use crate::policy::{
 use crate::token::SubjectKind;
 
 /// The claims that `roles` and `permissions` look at.
-#[derive(Debug)]
-pub(super) struct ClaimNames {
-    pub(super) roles: Option<String>,
-    pub(super) permissions: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimNames {
+    /// `auth0.roles_claim`
+    pub roles: Option<String>,
+    /// `auth0.permissions_claim`
+    pub permissions: String,
 }
 
 /// Reads `[require]`.

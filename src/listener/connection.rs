@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -29,6 +30,11 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// What is held for an HTTP/2 client that reads slowly, per stream.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+
+/// How long a connection may be silent before its peer's kernel is asked whether it is still there,
+/// and how often. A vanished client holds one of `limits.connections` for some minutes at most.
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How often an HTTP/2 client with open streams is asked whether it is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -50,8 +56,15 @@ pub(super) async fn serve<H, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    // Events must not wait for the next one (Nagle).
-    if stream.set_nodelay(true).is_err() {
+    // Events must not wait for the next one (Nagle); a peer that vanished must be noticed, however
+    // silent its stream is.
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL);
+    let prepared = stream
+        .set_nodelay(true)
+        .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
+    if prepared.is_err() {
         return;
     }
     let mut phase = client.phase.clone();
