@@ -34,7 +34,8 @@
 //! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
 //! - **Every path is decided under every reading** that a backend could make of it.
 //! - **Whatever a stranger controls has a named bound** with its reason beside it.
-//! - **No secret in a log.** Tokens live in types whose `Debug` hides them; query strings are never read.
+//! - **No secret in a log.** Tokens live in types whose `Debug` hides them; a query string is read only
+//!   for a token that configuration allows there, and never logged.
 
 #![warn(missing_docs, unreachable_pub)]
 #![warn(clippy::pedantic)]

@@ -15,7 +15,7 @@ const MAX_READINGS: usize = 96;
 
 /// How many bytes all steps may look at, for one path. It bounds the time that a stranger can ask
 /// for before any token is looked at; the longest permitted path with one encoded character needs
-/// two thirds of it.
+/// two thirds of it (where a route ends in a slash, so does one of half that length).
 const MAX_WORK_BYTES: usize = 768 * 1024;
 
 /// How many bytes all readings of a path may have together: enough for the longest path that
