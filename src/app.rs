@@ -149,6 +149,11 @@ async fn supervise(config: Config) -> Result<(), AppError> {
             idle_timeout: timeouts.idle,
             max_header_bytes: config.limits.header_bytes,
             max_headers: config.limits.headers,
+            proxy_protocol_peers: if config.proxy_protocol {
+                config.trusted_proxies.clone()
+            } else {
+                Vec::new()
+            },
         }),
         shared: Arc::new(Shared::new(config, keys)),
         connector,
@@ -240,18 +245,7 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
                 let upstream =
                     Upstream::new(worker.connector, worker.shared.response_header_timeout());
                 let proxy = Arc::new(Proxy::new(worker.shared, upstream));
-                let handler = move |request, client| {
-                    let proxy = Arc::clone(&proxy);
-                    async move { proxy.serve(request, client).await }
-                };
-                listener::serve(
-                    listener,
-                    worker.settings,
-                    worker.slots,
-                    worker.phase,
-                    handler,
-                )
-                .await;
+                listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy).await;
                 // The connections' tasks live on this runtime; the process ends when they have.
                 std::future::pending::<io::Result<()>>().await
             })

@@ -46,6 +46,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         },
     )?;
     line("trusted_proxies", &list(&config.trusted_proxies))?;
+    line("proxy_protocol", &config.proxy_protocol)?;
 
     let auth0 = &config.auth0;
     let verifier = &auth0.verifier;

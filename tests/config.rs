@@ -414,6 +414,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
     ("log = \"info,=\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
+    ("proxy_protocol = true", "proxy_protocol", "needs trusted_proxies"),
+    ("proxy_protocol = \"v2\"", "proxy_protocol", "write true or false"),
     ("trusted_proxies = \"balancer\"", "trusted_proxies", "write one such as \"10.0.0.0/8\""),
     ("upstream = \"http://127.0.0.1:4111/api\"", "upstream", "has a path or query, but requests are forwarded with the path that the client sent"),
     ("upstream = \"http://127.0.0.1:4111?a=b\"", "upstream", "has a path or query"),

@@ -81,6 +81,8 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "http_body",
             "hyper",
             "hyper_util",
+            "ipnet",
+            "proxy_header",
             "socket2",
             "tokio",
             "tracing",
@@ -151,9 +153,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
 ];
 
 /// Files that may name a status code: the exits for answers, and what reads the upstream's.
-const STATUS_CODES: [&str; 7] = [
+const STATUS_CODES: [&str; 8] = [
     "admin.rs",
     "keys/fetch.rs",
+    "listener/activity.rs",
     "proxy/access_log.rs",
     "proxy/mod.rs",
     "proxy/respond.rs",

@@ -69,6 +69,8 @@ pub struct Config {
     pub deny_unmatched: bool,
     /// Peers whose `X-Forwarded-*` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Bounds.
     pub limits: Limits,
     /// Patience.
@@ -183,6 +185,7 @@ fn read(
         )
         .unwrap_or(false);
     let trusted_proxies = network::trusted_proxies(&mut root, problems);
+    let proxy_protocol = network::proxy_protocol(&mut root, &trusted_proxies, problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
     let auth0::Read { auth0, claim_names } =
@@ -236,6 +239,7 @@ fn read(
         require,
         deny_unmatched,
         trusted_proxies,
+        proxy_protocol,
         limits,
         timeouts,
         cors,

@@ -243,6 +243,22 @@ pub(super) fn trusted_proxies(section: &mut Section, problems: &mut Problems) ->
     networks
 }
 
+/// Whether the connections of trusted proxies begin with a PROXY header.
+pub(super) fn proxy_protocol(
+    section: &mut Section,
+    trusted_proxies: &[IpNet],
+    problems: &mut Problems,
+) -> bool {
+    let wanted = section.boolean("proxy_protocol", problems).unwrap_or(false);
+    if wanted && trusted_proxies.is_empty() {
+        problems.error(
+            section.path_of("proxy_protocol"),
+            "needs trusted_proxies: a PROXY header is believed from those peers only",
+        );
+    }
+    wanted
+}
+
 /// Reads `[limits]`.
 pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
     /// A head must fit one request line and a token of a few kilobytes.

@@ -30,7 +30,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// Removes what must not pass to the next connection.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(CONNECTION)

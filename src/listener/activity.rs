@@ -1,18 +1,17 @@
 //! What a connection is doing, so that its patience can be measured.
 
-use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::{BoxError, Client, ConnectionSettings};
+use super::{Client, ConnectionSettings, Handler};
 use crate::clock::after;
 
 /// Written by the connection's I/O and its requests, read by whoever moves it along. Times are
@@ -30,11 +29,23 @@ pub(super) struct Activity {
     last_end: AtomicU64,
     /// When the head that is arriving began; [`NO_HEAD`] when none is.
     head_began: AtomicU64,
+    /// Whether anything of that head is here.
+    head_has_bytes: AtomicBool,
     in_first_line: AtomicBool,
     fragment: AtomicBool,
+    /// Whether every answer is on the wire and no request has come since.
+    between_requests: AtomicBool,
+    switched: AtomicBool,
+    /// Interim answers that wait for a place between hyper's writes.
+    interim: Mutex<Vec<u8>>,
+    has_interim: AtomicBool,
 }
 
 const NO_HEAD: u64 = u64::MAX;
+
+/// The most that waits of interim answers. Early hints take some hundreds of bytes; what is over
+/// is dropped, since they are only hints.
+const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
 impl Activity {
     pub(super) fn new() -> Self {
@@ -47,8 +58,13 @@ impl Activity {
             last_end: AtomicU64::new(0),
             // A newcomer has as long for its first head as for any other.
             head_began: AtomicU64::new(0),
+            head_has_bytes: AtomicBool::new(false),
             in_first_line: AtomicBool::new(true),
             fragment: AtomicBool::new(false),
+            between_requests: AtomicBool::new(true),
+            switched: AtomicBool::new(false),
+            interim: Mutex::new(Vec::new()),
+            has_interim: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +83,7 @@ impl Activity {
             self.head_began.store(self.now(), Ordering::Relaxed);
             self.in_first_line.store(true, Ordering::Relaxed);
         }
+        self.head_has_bytes.store(true, Ordering::Relaxed);
         if self.in_first_line.load(Ordering::Relaxed) {
             let line_end = bytes.iter().position(|byte| *byte == b'\n');
             let line = bytes
@@ -84,6 +101,57 @@ impl Activity {
     /// Whether a request has come at all.
     pub(super) fn has_served(&self) -> bool {
         self.head_began.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether a head has begun to arrive and is not complete.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.head_has_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the first line of a head is all that has arrived of it.
+    pub(super) fn is_in_first_line(&self) -> bool {
+        self.is_in_head() && self.in_first_line.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is nothing that hyper could be answering.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.between_requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last request has a body that was not read to its end.
+    pub(super) fn has_open_body(&self) -> bool {
+        self.body_open.load(Ordering::Relaxed)
+    }
+
+    /// The connection belongs to a tunnel from here on.
+    fn on_switched(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything that was written is on the wire.
+    pub(super) fn on_flushed(&self) {
+        if self.running.load(Ordering::Relaxed) == 0 && !self.switched.load(Ordering::Relaxed) {
+            self.between_requests.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Leaves an interim answer for the next flush.
+    pub(super) fn leave_interim(&self, head: &[u8]) {
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        if interim.len().saturating_add(head.len()) <= MAX_INTERIM_BYTES {
+            interim.extend_from_slice(head);
+            self.has_interim.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The interim answers that were left.
+    pub(super) fn take_interim(&self) -> Option<Vec<u8>> {
+        if !self.has_interim.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.has_interim.store(false, Ordering::Relaxed);
+        let mut interim = self.interim.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(std::mem::take(&mut *interim))
     }
 
     /// The body of the running request was read to its end.
@@ -105,6 +173,8 @@ impl Activity {
         self.body_open.store(has_body, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(NO_HEAD, Ordering::Relaxed);
+        self.head_has_bytes.store(false, Ordering::Relaxed);
+        self.between_requests.store(false, Ordering::Relaxed);
     }
 
     fn on_response_end(&self) {
@@ -160,22 +230,20 @@ impl<H> Counted<H> {
     }
 }
 
-impl<H, F, B> Service<Request<Incoming>> for Counted<H>
-where
-    H: Fn(Request<Incoming>, Client) -> F,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    type Response = Response<CountedBody<B>>;
+impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
+    type Response = Response<CountedBody<H::Body>>;
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
         let running = Running::new(Arc::clone(&self.client.activity), has_body);
-        let response = (self.handler)(request, self.client.clone());
+        let response = self.handler.answer(request, self.client.clone());
         Box::pin(async move {
             let response = response.await;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                running.0.on_switched();
+            }
             Ok(response.map(|body| CountedBody::new(body, running)))
         })
     }

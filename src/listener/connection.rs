@@ -1,8 +1,6 @@
 //! One client connection, from its first byte to its end.
 
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,13 +11,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::activity::{Activity, Counted};
+use super::opening::{self, OpeningError};
 use super::watched::Watched;
-use super::{BoxError, Client, ConnectionSettings, Phase};
+use super::{BoxError, Client, ConnectionSettings, Handler, Phase, Unreadable};
+use crate::clock::after;
 
 /// Requests that one HTTP/2 connection may have open: the least that RFC 9113 §6.5.2 recommends.
 const MAX_HTTP2_STREAMS: u32 = 100;
@@ -31,11 +30,6 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is held for an HTTP/2 client that reads slowly, per stream.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 
-/// How long a connection may be silent before its peer's kernel is asked whether it is still there,
-/// and how often. A vanished client holds one of `limits.connections` for some minutes at most.
-const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-
 /// How often an HTTP/2 client with open streams is asked whether it is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -45,82 +39,110 @@ const MAX_HTTP2_PENDING_RESETS: usize = 20;
 /// Streams that this side reset for a client's errors (CVE-2025-8671).
 const MAX_HTTP2_LOCAL_RESETS: usize = 256;
 
+/// How long an HTTP/2 client may take to hear that its connection is over.
+const HTTP2_GOODBYE: Duration = Duration::from_secs(1);
+
 /// Serves a connection until it ends.
-pub(super) async fn serve<H, F, B>(
-    stream: TcpStream,
+pub async fn serve_stream<S, H>(
+    mut stream: S,
     settings: Arc<ConnectionSettings>,
-    client: Client,
+    mut client: Client,
     handler: H,
 ) where
-    H: Fn(Request<Incoming>, Client) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Handler,
 {
-    // Events must not wait for the next one (Nagle); a peer that vanished must be noticed, however
-    // silent its stream is.
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_INTERVAL);
-    let prepared = stream
-        .set_nodelay(true)
-        .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
-    if prepared.is_err() {
-        return;
-    }
     let mut phase = client.phase.clone();
-    let is_http2 = tokio::select! {
-        spoken = tokio::time::timeout(settings.header_timeout, speaks_http2(&stream)) => spoken,
+    let is_due = settings.proxy_header_is_due(client.address);
+    let opening = tokio::select! {
+        opening = tokio::time::timeout(settings.header_timeout, opening::read(&mut stream, is_due)) => opening,
         // Nothing was asked on this connection, so nothing is cut.
         _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
     };
-    let Ok(Ok(is_http2)) = is_http2 else {
-        return;
+    let opening = match opening {
+        Ok(Ok(opening)) => opening,
+        Ok(Err(OpeningError::NoProxyHeader)) => {
+            tracing::warn!(
+                client = client.address.map(tracing::field::display),
+                "a connection from a trusted proxy does not begin with a PROXY header; it was closed"
+            );
+            return;
+        }
+        Ok(Err(OpeningError::Io(error))) => {
+            tracing::debug!(%error, "connection ended before its first request");
+            return;
+        }
+        Err(_) => return,
     };
+    client.address = opening.source.or(client.address);
     let activity = Arc::clone(&client.activity);
-    let address = client.address;
-    let service = Counted::new(handler, client);
-    let io = TokioIo::new(Watched::new(stream, Arc::clone(&activity), !is_http2));
-    let ended = if is_http2 {
-        let connection = http2_builder(&settings).serve_connection(io, service);
-        drive(connection, &activity, &settings, phase, Phase::Lingering).await
-    } else {
-        let connection = http1_builder(&settings)
+    let is_http1 = !opening.is_http2;
+    let watched = Watched::new(stream, Arc::clone(&activity), is_http1, opening.bytes);
+    let service = Counted::new(handler.clone(), client.clone());
+    let io = TokioIo::new(watched);
+    if is_http1 {
+        let mut connection = http1_builder(&settings)
             .serve_connection(io, service)
             .with_upgrades();
-        // While lingering, each answer says `Connection: close`; nothing idle is cut yet.
-        drive(connection, &activity, &settings, phase, Phase::Draining).await
-    };
-    if let Err(error) = ended {
-        log_ended(&error, address);
-    }
-}
-
-/// hyper answers what it cannot read by itself; here it gets the one line that every request gets.
-fn log_ended(error: &hyper::Error, client: Option<SocketAddr>) {
-    if error.is_parse() {
-        let code = if error.is_parse_too_large() {
-            "headers_too_large"
-        } else {
-            "request_malformed"
+        let ended = drive(Pin::new(&mut connection), &activity, &settings, phase).await;
+        let why = unreadable(&ended, &activity, &settings);
+        ended.log();
+        let Some(parts) = connection.into_parts() else {
+            return;
         };
-        tracing::info!(
-            target: "authgate::request",
-            client = client.map(tracing::field::display),
-            outcome = "refused",
-            code,
-            detail = %error,
-            "request"
-        );
+        let watched = parts.io.into_inner();
+        if let Some(why) = why {
+            let last_words = handler.answer_unreadable(why, &client);
+            watched.farewell(&last_words).await;
+        } else if watched.needs_farewell() && matches!(ended, Ended::ByItself(_)) {
+            watched.farewell(b"").await;
+        }
     } else {
-        tracing::debug!(%error, "connection ended");
+        let connection = pin!(http2_builder(&settings).serve_connection(io, service));
+        drive(connection, &activity, &settings, phase).await.log();
     }
 }
 
-/// Prior knowledge (RFC 9113 §3.3): no HTTP/1 method begins like the HTTP/2 preface.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; 3];
-    let length = stream.peek(&mut first).await?;
-    Ok(first.get(..length) == Some(b"PRI"))
+/// How a connection ended.
+enum Ended {
+    /// The process has drained.
+    ByDrain,
+    /// Either side has ended it, or it broke.
+    ByItself(hyper::Result<()>),
+    /// The client was too slow.
+    Overdue,
+}
+
+impl Ended {
+    fn log(&self) {
+        if let Self::ByItself(Err(error)) = self {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// What is to be said to a client whose request could not be read.
+fn unreadable(
+    ended: &Ended,
+    activity: &Activity,
+    settings: &ConnectionSettings,
+) -> Option<Unreadable> {
+    match ended {
+        Ended::ByItself(Err(error)) if error.is_parse_too_large() => {
+            Some(if activity.is_in_first_line() {
+                Unreadable::TargetTooLong
+            } else {
+                Unreadable::HeadTooLarge
+            })
+        }
+        Ended::ByItself(Err(error)) if error.is_parse() => {
+            Some(Unreadable::Malformed(error.to_string()))
+        }
+        Ended::Overdue if activity.is_in_head() => {
+            Some(Unreadable::TooSlow(settings.header_timeout))
+        }
+        Ended::ByDrain | Ended::ByItself(_) | Ended::Overdue => None,
+    }
 }
 
 fn http1_builder(settings: &ConnectionSettings) -> http1::Builder {
@@ -150,29 +172,44 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
     builder
 }
 
-/// Both kinds of connection, as far as draining needs to know.
+/// Both kinds of connection, as far as their end needs to know.
 trait Drainable: Future<Output = hyper::Result<()>> {
+    /// When a draining process tells it to end. Over HTTP/1 each answer says `Connection: close`
+    /// before that, and nothing idle is cut.
+    const LEAVES_AT: Phase;
+
+    /// How long a client that is too slow may take to hear it; none where there are no words for it.
+    const GOODBYE: Duration;
+
     fn drain(self: Pin<&mut Self>);
 }
 
-impl<S, B> Drainable for http1::UpgradeableConnection<TokioIo<Watched>, S>
+impl<I, S, B> Drainable for http1::UpgradeableConnection<TokioIo<Watched<I>>, S>
 where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<BoxError>,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + 'static,
 {
+    const LEAVES_AT: Phase = Phase::Draining;
+    const GOODBYE: Duration = Duration::ZERO;
+
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
     }
 }
 
-impl<S, B> Drainable for http2::Connection<TokioIo<Watched>, S, TokioExecutor>
+impl<I, S, B> Drainable for http2::Connection<TokioIo<Watched<I>>, S, TokioExecutor>
 where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    const LEAVES_AT: Phase = Phase::Lingering;
+    const GOODBYE: Duration = HTTP2_GOODBYE;
+
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
     }
@@ -180,41 +217,48 @@ where
 
 /// Moves a connection along until it ends, its time is over, or the process has drained.
 async fn drive<C: Drainable>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     activity: &Activity,
     settings: &ConnectionSettings,
     mut phase: watch::Receiver<Phase>,
-    leave_at: Phase,
-) -> hyper::Result<()> {
-    let mut connection = pin!(connection);
+) -> Ended {
     let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
     let mut cut_phase = phase.clone();
     let mut cut = pin!(async move { _ = cut_phase.wait_for(|phase| *phase == Phase::Cut).await });
-    let mut leaving = pin!(async move { _ = phase.wait_for(|phase| *phase >= leave_at).await });
+    let mut leaving = pin!(async move { _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await });
     let mut leave = false;
     let mut told = false;
+    let mut last_deadline = None;
     std::future::poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Ended::ByDrain);
         }
         leave = leave || leaving.as_mut().poll(cx).is_ready();
         // A newcomer is served first: GOAWAY before its first request would turn it away unheard.
-        if leave && !told && (activity.has_served() || leave_at == Phase::Draining) {
+        if leave && !told && (activity.has_served() || C::LEAVES_AT == Phase::Draining) {
             told = true;
             connection.as_mut().drain();
         }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended);
+            return Poll::Ready(Ended::ByItself(ended));
         }
         // Re-armed only when the deadline came nearer, or when it has fired and is further away.
-        let due = activity.deadline(settings);
+        let due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
         if due < deadline.deadline().into_std() {
             deadline.as_mut().reset(due.into());
         }
         while deadline.as_mut().poll(cx).is_ready() {
-            let due = activity.deadline(settings);
+            let mut due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
             if due <= Instant::now() {
-                return Poll::Ready(Ok(()));
+                if last_deadline.is_some() || C::GOODBYE.is_zero() {
+                    return Poll::Ready(Ended::Overdue);
+                }
+                due = after(Instant::now(), C::GOODBYE);
+                last_deadline = Some(due);
+                connection.as_mut().drain();
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Ended::ByItself(ended));
+                }
             }
             deadline.as_mut().reset(due.into());
         }

@@ -4,24 +4,38 @@
 
 mod activity;
 mod connection;
+mod opening;
 mod watched;
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use ipnet::IpNet;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use activity::Activity;
 
+pub use connection::serve_stream;
+
 /// How long to wait after an accept that failed for want of file descriptors or memory.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often such failures are told of while they last.
+const RESOURCE_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long a connection may be silent before its peer's kernel is asked whether it is still there,
+/// and how often. A vanished client holds one of `limits.connections` for some minutes at most.
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Where in its life the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +61,19 @@ pub struct ConnectionSettings {
     pub max_header_bytes: usize,
     /// How many header fields.
     pub max_headers: usize,
+    /// Peers whose connections begin with a PROXY header.
+    pub proxy_protocol_peers: Vec<IpNet>,
+}
+
+impl ConnectionSettings {
+    fn proxy_header_is_due(&self, peer: Option<SocketAddr>) -> bool {
+        let peer = peer.map(|peer| peer.ip().to_canonical());
+        peer.is_some_and(|peer| {
+            self.proxy_protocol_peers
+                .iter()
+                .any(|network| network.contains(&peer))
+        })
+    }
 }
 
 /// All connection slots of the process. Tunnels hold one too.
@@ -73,6 +100,13 @@ impl Slots {
         }
     }
 
+    /// A free slot, as soon as there is one.
+    pub async fn take(&self) -> Option<Slot> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Slot(Arc::new(permit)))
+    }
+
     /// Waits until no connection is left.
     pub async fn all_free(&self) {
         _ = self.all.acquire_many(self.count).await;
@@ -90,7 +124,7 @@ impl Slots {
 /// The connection that a request came over.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Who is connected.
+    /// Who is connected, or whom a PROXY header names.
     pub address: Option<SocketAddr>,
     activity: Arc<Activity>,
     phase: watch::Receiver<Phase>,
@@ -98,6 +132,23 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client on a new connection.
+    #[must_use]
+    pub fn new(address: Option<SocketAddr>, phase: watch::Receiver<Phase>, slot: Slot) -> Self {
+        Self {
+            address,
+            activity: Arc::new(Activity::new()),
+            phase,
+            slot,
+        }
+    }
+
+    /// Sends an interim answer (RFC 9110 §15.2), as HTTP/1.1 writes it, unless an earlier answer is
+    /// still on its way.
+    pub fn send_interim(&self, head: &[u8]) {
+        self.activity.leave_interim(head);
+    }
+
     /// Whether clients should go elsewhere.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -123,23 +174,64 @@ impl Client {
 }
 
 /// What hyper takes as the error of a body or a service.
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What answers the requests of a connection.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// The body of an answer.
+    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// Answers a request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+
+    /// Answers over HTTP/1.1 what is no request. The connection ends with these bytes.
+    fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8>;
+}
+
+/// Why what a client sent over HTTP/1 is no request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It breaks the syntax of RFC 9112; what hyper says of it.
+    Malformed(String),
+    /// Its head is longer than `limits.header_bytes`, or has more fields than `limits.headers`.
+    HeadTooLarge,
+    /// Its first line alone is.
+    TargetTooLong,
+    /// Its head was not complete within `timeouts.header`.
+    TooSlow(Duration),
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed(error) => write!(f, "the head is malformed: {error}"),
+            Self::HeadTooLarge => f.write_str(
+                "the head is larger than limits.header_bytes or has more fields than limits.headers",
+            ),
+            Self::TargetTooLong => {
+                f.write_str("the first line alone is longer than limits.header_bytes")
+            }
+            Self::TooSlow(limit) => write!(f, "the head was not complete within {limit:?}"),
+        }
+    }
+}
 
 /// Accepts connections until the phase is [`Phase::Draining`], and serves each in a task.
-pub async fn serve<H, F, B>(
+pub async fn serve(
     listener: TcpListener,
     settings: Arc<ConnectionSettings>,
     slots: Slots,
     phase: watch::Receiver<Phase>,
-    handler: H,
-) where
-    H: Fn(Request<Incoming>, Client) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+    handler: impl Handler,
+) {
     let mut closing = phase.clone();
     let mut closed =
         pin!(async move { _ = closing.wait_for(|phase| *phase >= Phase::Draining).await });
+    let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -148,20 +240,18 @@ pub async fn serve<H, F, B>(
         };
         match accepted {
             Ok((stream, address, slot)) => {
-                let client = Client {
-                    address: Some(address),
-                    activity: Arc::new(Activity::new()),
-                    phase: phase.clone(),
-                    slot,
-                };
-                tokio::spawn(connection::serve(
-                    stream,
-                    Arc::clone(&settings),
-                    client,
-                    handler.clone(),
-                ));
+                trouble.is_over();
+                // A peer that has gone already cannot be prepared for.
+                if prepare(&stream).is_ok() {
+                    tokio::spawn(serve_stream(
+                        stream,
+                        Arc::clone(&settings),
+                        Client::new(Some(address), phase.clone(), slot),
+                        handler.clone(),
+                    ));
+                }
             }
-            Err(error) => after_accept_error(&error).await,
+            Err(error) => trouble.wait_out(&error).await,
         }
     }
 }
@@ -171,25 +261,55 @@ async fn accept(
     listener: &TcpListener,
     slots: &Slots,
 ) -> io::Result<(TcpStream, SocketAddr, Slot)> {
-    let slot = Arc::clone(&slots.all)
-        .acquire_owned()
+    let slot = slots
+        .take()
         .await
-        .map_err(io::Error::other)?;
+        .ok_or_else(|| io::Error::other("the slots are closed"))?;
     let (stream, address) = listener.accept().await?;
-    Ok((stream, address, Slot(Arc::new(slot))))
+    Ok((stream, address, slot))
 }
 
-/// A connection that died in the queue concerns nobody; want of resources passes by waiting.
-async fn after_accept_error(error: &io::Error) {
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::Interrupted => {
-            tracing::debug!(%error, "a connection ended before it was accepted");
+/// Events must not wait for the next one (Nagle); a peer that vanished must be noticed, however
+/// silent its stream is.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_INTERVAL);
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Accepting has failed and may go on failing.
+#[derive(Debug, Default)]
+struct Trouble {
+    last_warning: Option<Instant>,
+}
+
+impl Trouble {
+    /// A connection that died in the queue concerns nobody; want of resources passes by waiting.
+    async fn wait_out(&mut self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
+            }
+            _ => {
+                let is_news = self
+                    .last_warning
+                    .is_none_or(|last| last.elapsed() >= RESOURCE_WARNING_INTERVAL);
+                if is_news {
+                    self.last_warning = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                }
+                tokio::time::sleep(RESOURCE_PAUSE).await;
+            }
         }
-        _ => {
-            tracing::warn!(%error, "cannot accept connections; trying again");
-            tokio::time::sleep(RESOURCE_PAUSE).await;
+    }
+
+    fn is_over(&mut self) {
+        if self.last_warning.take().is_some() {
+            tracing::info!("accepting connections again");
         }
     }
 }

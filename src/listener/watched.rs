@@ -4,9 +4,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::activity::Activity;
 
@@ -14,27 +14,80 @@ use super::activity::Activity;
 /// requests with tokens.
 const MAX_AHEAD_BYTES: usize = 64 * 1024;
 
-/// A socket that tells [`Activity`] what it reads.
+/// How much of an upload is read and thrown away after its answer, and for how long. Bytes that
+/// arrive at a closed socket are answered by a reset, which can overtake the answer (RFC 9112 §9.6);
+/// a client that has sent this much without looking does not look.
+const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
+const MAX_FAREWELL: Duration = Duration::from_secs(2);
+
+/// A socket that tells [`Activity`] what passes, and corrects three habits of hyper over HTTP/1:
 ///
-/// While a request runs, hyper reads only to learn whether the client has gone, and stops doing so
-/// at the first byte of a later request. So such bytes are held back here until their turn, and the
-/// end of the connection is seen behind them.
+/// - While a request runs, hyper reads only to learn whether the client has gone, and stops doing so
+///   at the first byte of a later request. Such bytes are held back here until their turn, and the
+///   end of the connection is seen behind them.
+/// - hyper answers what it cannot read with a bare status. That answer ends here; whoever holds the
+///   connection gives a better one.
+/// - hyper closes a socket on which an upload is still arriving. Here it stays open for
+///   [`Watched::farewell`].
+///
+/// Interim answers, for which hyper has no place, go out between its writes.
 #[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
+pub(super) struct Watched<S> {
+    stream: S,
     activity: Arc<Activity>,
     http1: bool,
+    /// Read already, and not yet hyper's.
     ahead: Vec<u8>,
+    /// An interim answer on its way out.
+    interim: Vec<u8>,
+    /// Whether everything that hyper has written is on the wire.
+    flushed: bool,
+    /// Whether hyper has answered something by itself.
+    has_bare_answer: bool,
 }
 
-impl Watched {
-    pub(super) const fn new(stream: TcpStream, activity: Arc<Activity>, http1: bool) -> Self {
+impl<S> Watched<S> {
+    pub(super) const fn new(
+        stream: S,
+        activity: Arc<Activity>,
+        http1: bool,
+        first_bytes: Vec<u8>,
+    ) -> Self {
         Self {
             stream,
             activity,
             http1,
-            ahead: Vec::new(),
+            ahead: first_bytes,
+            interim: Vec::new(),
+            flushed: true,
+            has_bare_answer: false,
         }
+    }
+
+    /// Whether the connection should end with [`Watched::farewell`].
+    pub(super) fn needs_farewell(&self) -> bool {
+        self.http1 && (self.has_bare_answer || self.activity.has_open_body())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
+    /// Says the last words, which may be none, and waits for a while until the client has heard them.
+    pub(super) async fn farewell(mut self, last_words: &[u8]) {
+        let farewell = async {
+            self.stream.write_all(last_words).await?;
+            self.stream.shutdown().await?;
+            let mut space = vec![0; 16 * 1024];
+            let mut discarded = 0_usize;
+            while discarded < MAX_DISCARDED_BYTES {
+                match self.stream.read(&mut space).await? {
+                    0 => break,
+                    length => discarded = discarded.saturating_add(length),
+                }
+            }
+            io::Result::Ok(())
+        };
+        // A client that does not listen, or has gone, misses only this.
+        _ = tokio::time::timeout(MAX_FAREWELL, farewell).await;
     }
 
     /// Reads what was sent ahead of its turn. Ready only at the end of the connection.
@@ -52,9 +105,33 @@ impl Watched {
             self.ahead.extend_from_slice(buffer.filled());
         }
     }
+
+    /// Writes what is due before anything more of hyper's.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // While an earlier answer is under way, there is no place for an interim one.
+        if let Some(interim) = self.activity.take_interim()
+            && self.flushed
+        {
+            self.interim.extend_from_slice(&interim);
+        }
+        while !self.interim.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.interim))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.interim.drain(..written.min(self.interim.len()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether what hyper wants to write is its own answer to what it cannot read.
+    fn is_bare_answer(&mut self) -> bool {
+        self.has_bare_answer |= self.http1 && self.activity.is_between_requests();
+        self.has_bare_answer
+    }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -80,12 +157,17 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_bare_answer() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_interim(cx))?;
+        self.flushed = false;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -94,6 +176,11 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.is_bare_answer() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        ready!(self.poll_interim(cx))?;
+        self.flushed = false;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -102,10 +189,17 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(self.poll_interim(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.flushed = true;
+        self.activity.on_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.needs_farewell() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

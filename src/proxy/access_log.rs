@@ -28,8 +28,8 @@ const MAX_LOGGED_TEXT: usize = 256;
 pub(super) struct AccessLog {
     request_id: String,
     client: Option<SocketAddr>,
-    method: Method,
-    path: String,
+    /// What was asked for; `None` when that could not be read.
+    asked: Option<(Method, String)>,
     started: Instant,
     sent: Option<Instant>,
     upstream: Option<Duration>,
@@ -69,16 +69,18 @@ impl Outcome {
 impl AccessLog {
     /// Starts the record. Until something else is known, the client has gone away.
     pub(super) fn begin(
-        request: &Request<Incoming>,
+        request: Option<&Request<Incoming>>,
         request_id: &HeaderValue,
         client: Option<SocketAddr>,
     ) -> Self {
-        let path = cut(request.uri().path(), MAX_LOGGED_PATH);
+        let asked = request.map(|request| {
+            let path = cut(request.uri().path(), MAX_LOGGED_PATH);
+            (request.method().clone(), path.to_owned())
+        });
         Self {
             request_id: request_id.to_str().unwrap_or_default().to_owned(),
             client,
-            method: request.method().clone(),
-            path: path.to_owned(),
+            asked,
             started: Instant::now(),
             sent: None,
             upstream: None,
@@ -163,6 +165,7 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
+        let asked = self.asked.as_ref();
         let token = self.caller.as_ref().map(|caller| caller.token());
         let code = self
             .code
@@ -171,8 +174,8 @@ impl Drop for AccessLog {
             target: "authgate::request",
             request_id = self.request_id,
             client = self.client.map(tracing::field::display),
-            method = cut(self.method.as_str(), MAX_LOGGED_TEXT),
-            path = self.path,
+            method = asked.map(|(method, _)| cut(method.as_str(), MAX_LOGGED_TEXT)),
+            path = asked.map(|(_, path)| path.as_str()),
             status = self.status.map(|status| status.as_u16()),
             outcome = self.outcome.name(),
             code,

@@ -29,11 +29,11 @@ use crate::cors::Origin;
 use crate::headers::{self, Host, Outbound};
 use crate::identity::Identity;
 use crate::keys::KeyStore;
-use crate::listener::Client;
+use crate::listener::{Client, Handler, Unreadable};
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
 use crate::token::{TokenCache, Verifier};
-use crate::upstream::{RequestBody, Upstream};
+use crate::upstream::{OnInterim, RequestBody, Upstream};
 use access_log::AccessLog;
 use first_sight::FirstSight;
 
@@ -95,7 +95,7 @@ impl Proxy {
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
     pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
         let request_id = self.request_id(&request);
-        let mut log = AccessLog::begin(&request, &request_id, client.address);
+        let mut log = AccessLog::begin(Some(&request), &request_id, client.address);
         let cors = self.shared.config.cors.as_ref();
         let origin = Origin::of(request.headers(), cors);
         let is_http2 = request.version() == Version::HTTP_2;
@@ -118,16 +118,13 @@ impl Proxy {
                 let expiry = log.expiry(self.shared.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
-            Err(refusal) => {
-                log.refused(&refusal);
-                respond::refuse(
-                    &refusal,
-                    &self.shared.config.auth0.name,
-                    &request_id,
-                    &origin,
-                    log,
-                )
-            }
+            Err(refusal) => respond::refuse(
+                &refusal,
+                &self.shared.config.auth0.name,
+                &request_id,
+                &origin,
+                log,
+            ),
         };
         if client.is_draining() && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
@@ -169,6 +166,7 @@ impl Proxy {
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
         let is_upgrade = headers::is_websocket_upgrade(&head);
+        let version = head.version;
         self.shared
             .config
             .token_sources
@@ -189,7 +187,8 @@ impl Proxy {
             log.answered();
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
-        let mut response = self.upstream.send(authorized).await?;
+        let interim = Self::interim_to(client, version);
+        let mut response = self.upstream.send(authorized, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
         Ok(Answer::Forwarded(response.map(body::Upstream::Pooled)))
@@ -289,13 +288,30 @@ impl Proxy {
         }
     }
 
+    /// Passes early hints (RFC 8297) on to an HTTP/1.1 client. hyper has no place for them in HTTP/2,
+    /// and an HTTP/1.0 client would take them for the answer.
+    fn interim_to(client: &Client, version: Version) -> Option<OnInterim> {
+        let client = (version == Version::HTTP_11).then(|| client.clone())?;
+        Some(Box::new(move |status, headers| {
+            if status == StatusCode::EARLY_HINTS {
+                let mut headers = headers.clone();
+                headers::remove_hop_by_hop(&mut headers);
+                client.send_interim(&respond::http1_head(status, &headers));
+            }
+        }))
+    }
+
     /// A client's request id if it is well-formed and said once, else a new one.
     fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
         let mut values = request.headers().get_all("x-request-id").iter();
         match (values.next(), values.next()) {
             (Some(id), None) if headers::is_request_id(id.as_bytes()) => id.clone(),
-            _ => self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits())),
+            _ => self.fresh_request_id(),
         }
+    }
+
+    fn fresh_request_id(&self) -> HeaderValue {
+        self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits()))
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
@@ -315,6 +331,25 @@ impl Proxy {
         let text = make(&mut random);
         // Hexadecimal digits and hyphens are always a header value.
         HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("none"))
+    }
+}
+
+impl Handler for Arc<Proxy> {
+    type Body = Body;
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
+        let proxy = Self::clone(self);
+        async move { proxy.serve(request, client).await }
+    }
+
+    fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
+        let request_id = self.fresh_request_id();
+        let log = AccessLog::begin(None, &request_id, client.address);
+        respond::refuse_unreadable(why, &self.shared.config.auth0.name, &request_id, log)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::headers::HeadError;
+use crate::listener::Unreadable;
 use crate::policy::{Denial, PathError};
 use crate::token::{AuthorizationError, Rejection};
 use crate::upstream::Failure;
@@ -30,6 +31,8 @@ pub enum Refusal {
     Token(Rejection),
     /// More header fields than `limits.headers`.
     TooManyHeaders,
+    /// It is no request.
+    Unreadable(Unreadable),
     /// The upstream did not answer.
     Upstream(Failure),
     /// The target is longer than `limits.uri_bytes`.
@@ -48,7 +51,8 @@ impl Refusal {
             Self::Head(HeadError::Method) => "method_not_served",
             Self::Head(
                 HeadError::ContentLength | HeadError::Scheme | HeadError::TransferEncoding,
-            ) => "request_malformed",
+            )
+            | Self::Unreadable(Unreadable::Malformed(_)) => "request_malformed",
             Self::Head(HeadError::Upgrade) => "upgrade_not_served",
             Self::KeysUnavailable => "keys_unavailable",
             Self::OriginDenied => "origin_denied",
@@ -57,8 +61,10 @@ impl Refusal {
             Self::Path(_) => "path_malformed",
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
+            Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
+            Self::Unreadable(Unreadable::TooSlow(_)) => "request_timeout",
+            Self::UriTooLong | Self::Unreadable(Unreadable::TargetTooLong) => "uri_too_long",
             Self::Upstream(failure) => failure.code(),
-            Self::UriTooLong => "uri_too_long",
         }
     }
 }
@@ -82,6 +88,7 @@ impl fmt::Display for Refusal {
             Self::Path(error) => error.fmt(f),
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
+            Self::Unreadable(why) => why.fmt(f),
             Self::Upstream(failure) => failure.fmt(f),
             Self::UriTooLong => f.write_str("the target is longer than limits.uri_bytes"),
         }

@@ -12,6 +12,7 @@ use super::access_log::AccessLog;
 use super::{Body, Refusal};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
+use crate::listener::Unreadable;
 use crate::policy::Denial;
 use crate::upstream::{Failure, RequestBodyError};
 
@@ -103,6 +104,16 @@ fn answer(refusal: &Refusal) -> Answer {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "Too many header fields",
         ),
+        Refusal::Unreadable(Unreadable::HeadTooLarge) => Answer::plain(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "Request header too large",
+        ),
+        Refusal::Unreadable(Unreadable::Malformed(_)) => {
+            Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
+        }
+        Refusal::Unreadable(Unreadable::TooSlow(_)) => {
+            Answer::plain(StatusCode::REQUEST_TIMEOUT, "Request timeout")
+        }
         Refusal::Upstream(failure) => match failure {
             Failure::Body(RequestBodyError::TooLarge) => {
                 Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
@@ -119,7 +130,9 @@ fn answer(refusal: &Refusal) -> Answer {
                 Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
             }
         },
-        Refusal::UriTooLong => Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long"),
+        Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
+            Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
+        }
     }
 }
 
@@ -156,12 +169,60 @@ pub(super) fn refuse(
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
+    log.refused(refusal);
+    let response = refusal_text(refusal, realm, request_id, origin);
+    log.status(response.status());
+    response.map(|text| Body::own(text, log))
+}
+
+/// The same for what is no request, as the bytes of the last answer of a connection.
+pub(super) fn refuse_unreadable(
+    why: Unreadable,
+    realm: &str,
+    request_id: &HeaderValue,
+    mut log: AccessLog,
+) -> Vec<u8> {
+    let refusal = Refusal::Unreadable(why);
+    log.refused(&refusal);
+    let response = refusal_text(&refusal, realm, request_id, &Origin::None);
+    log.status(response.status());
+    let mut bytes = http1_head(response.status(), response.headers());
+    let body = response.body();
+    bytes.truncate(bytes.len().saturating_sub(b"\r\n".len()));
+    bytes.extend_from_slice(
+        format!(
+            "connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .as_bytes(),
+    );
+    bytes
+}
+
+/// A response head as HTTP/1.1 writes it, up to and with the empty line.
+pub(super) fn http1_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
+    let mut bytes = format!("HTTP/1.1 {status}\r\n").into_bytes();
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes
+}
+
+fn refusal_text(
+    refusal: &Refusal,
+    realm: &str,
+    request_id: &HeaderValue,
+    origin: &Origin,
+) -> Response<String> {
     let answer = answer(refusal);
-    log.status(answer.status);
     // None of the three needs escaping: two are fixed texts, and a request id is checked or made here.
-    let (error, code, id) = (answer.error, refusal.code(), log.request_id());
+    let (error, code) = (answer.error, refusal.code());
+    let id = request_id.to_str().unwrap_or_default();
     let body = format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}");
-    let mut response = Response::new(Body::own(body, log));
+    let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

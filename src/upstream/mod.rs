@@ -26,6 +26,9 @@ use body::Upload;
 use connection::{Connection, ExchangeError};
 use pool::Pool;
 
+/// Told of an interim answer (RFC 9110 §15.2).
+pub type OnInterim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+
 /// Sends requests to the backend.
 #[derive(Debug, Clone)]
 pub struct Upstream {
@@ -46,6 +49,7 @@ impl Upstream {
     }
 
     /// Sends a request and waits for the head of the answer; the body streams afterwards.
+    /// `on_interim` is told of what comes before that head.
     ///
     /// # Errors
     ///
@@ -53,8 +57,14 @@ impl Upstream {
     pub async fn send(
         &self,
         request: AuthorizedRequest<RequestBody>,
+        on_interim: Option<OnInterim>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let request = request.into_request();
+        let mut request = request.into_request();
+        if let Some(on_interim) = on_interim {
+            hyper::ext::on_informational(&mut request, move |answer| {
+                on_interim(answer.status(), answer.headers());
+            });
+        }
         let upload = Arc::clone(request.body().upload());
         self.within_patience(&upload, self.send_with_retry(request))
             .await

@@ -645,22 +645,6 @@ async fn an_undeclared_body_is_limited_as_it_comes() {
 }
 
 #[tokio::test]
-async fn a_slow_head_is_not_waited_for() {
-    let issuer = Issuer::start();
-    let upstream = Upstream::hello();
-    let proxy = Setup::new(&issuer, &upstream)
-        .rest(OPEN)
-        .rest("[timeouts]\nheader = \"1s\"")
-        .start()
-        .await;
-    let mut client = Client::connect(proxy.data).await;
-    client.send(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Slow: ").await;
-    let status = client.head_or_end().await.map(|head| head.status());
-    assert!(matches!(status, None | Some(408)), "{status:?}");
-    assert_eq!(upstream.requests(), 0);
-}
-
-#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let issuer = Issuer::start();
     let upstream = Upstream::start(|head| Reply::ok(head.target()));

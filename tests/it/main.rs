@@ -12,6 +12,7 @@
 mod answers;
 mod attacks;
 mod config;
+mod connections;
 mod flaws;
 mod forwarding;
 mod harness;

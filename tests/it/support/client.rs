@@ -169,6 +169,11 @@ impl Client {
         let _refused = within("room to send", self.wire.send(bytes)).await;
     }
 
+    /// Raw bytes, and whether the peer has taken them all.
+    pub async fn sends(&mut self, bytes: &[u8]) -> bool {
+        within("room to send", self.wire.send(bytes)).await.is_ok()
+    }
+
     /// The next head, interim or final.
     pub async fn head(&mut self) -> Head {
         let head = within("a response", self.wire.read_head()).await;
@@ -232,6 +237,24 @@ impl Client {
         within("bytes", self.wire.read_exact(length))
             .await
             .expect("bytes")
+    }
+
+    /// Ends our direction.
+    pub async fn end(&mut self) {
+        // A peer that has gone already needs no end.
+        let _gone = within("our end", self.wire.finish()).await;
+    }
+
+    /// Sends some bytes, and says whether anything has come or the connection has ended.
+    pub async fn drip(&mut self, bytes: &[u8]) -> Option<()> {
+        if self.wire.send(bytes).await.is_err() {
+            return Some(());
+        }
+        let moment = std::time::Duration::from_millis(1);
+        tokio::time::timeout(moment, self.wire.fill())
+            .await
+            .ok()
+            .map(|_| ())
     }
 
     /// Waits until the proxy has ended the connection.
