@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Health};
 use crate::config::Config;
+use crate::descriptors;
 use crate::keys::{Fetcher, KeyStore};
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
 use crate::proxy::{Proxy, Shared};
@@ -125,7 +126,7 @@ async fn supervise(config: Config) -> Result<(), AppError> {
         rotation_settings(&config),
     ));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
-    let slots = Slots::new(config.limits.connections);
+    let slots = Slots::new(affordable_connections(config.limits.connections));
     announce(&config, &roots, &data, admin.as_ref())?;
     let mut tasks = JoinSet::new();
     start_refreshers(&mut tasks, &config, &keys, &fetch_tls);
@@ -266,6 +267,24 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError>
         address,
         error,
     })
+}
+
+/// What `limits.connections` allows, unless the process may not open so many files: without that
+/// bound, accepted clients would leave no descriptor for the upstream that answers them.
+fn affordable_connections(wanted: usize) -> usize {
+    let Some(limit) = descriptors::raise_limit() else {
+        return wanted;
+    };
+    let affordable = descriptors::connections_within(limit);
+    if affordable < wanted {
+        tracing::warn!(
+            wanted,
+            connections = affordable,
+            open_files = limit,
+            "limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=); fewer connections are accepted at a time"
+        );
+    }
+    wanted.min(affordable)
 }
 
 fn rotation_settings(config: &Config) -> RotationSettings {

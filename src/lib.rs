@@ -21,7 +21,7 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
+//! as a state machine), [`random`], [`descriptors`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
 //! once), [`app`] (threads and tasks), [`admin`] (probes), [`check`], [`logging`], [`cli`].
 //!
 //! # Invariants
@@ -75,6 +75,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod cors;
+pub mod descriptors;
 pub mod headers;
 pub mod identity;
 pub mod jose;

@@ -36,6 +36,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         &["http", "ipnet", "serde_json", "toml", "tracing_subscriber"],
     ),
     // I/O.
+    ("descriptors", &[], &["rustix"]),
     (
         "tls",
         &[],
@@ -141,7 +142,15 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "app",
         &[
-            "admin", "config", "keys", "listener", "proxy", "rotation", "tls", "upstream",
+            "admin",
+            "config",
+            "descriptors",
+            "keys",
+            "listener",
+            "proxy",
+            "rotation",
+            "tls",
+            "upstream",
         ],
         &["rustls", "tokio", "tracing"],
     ),

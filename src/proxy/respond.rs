@@ -91,10 +91,7 @@ fn answer(refusal: &Refusal) -> Answer {
             )
         },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::Overloaded => Answer {
-            header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
-            ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Overloaded")
-        },
+        Refusal::Overloaded => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
         Refusal::Token(rejection) => Answer {
             challenge: Challenge::InvalidToken(rejection.description()),
@@ -126,6 +123,7 @@ fn answer(refusal: &Refusal) -> Answer {
             | Failure::Connect(_)
             | Failure::Tls(_)
             | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
+            Failure::NoDescriptor => overloaded(),
             Failure::ConnectTimeout(_) | Failure::ResponseTimeout(_) => {
                 Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
             }
@@ -133,6 +131,13 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
             Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
         }
+    }
+}
+
+fn overloaded() -> Answer {
+    Answer {
+        header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
+        ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Overloaded")
     }
 }
 

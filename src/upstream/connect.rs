@@ -155,7 +155,7 @@ impl Connector {
             Address::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(Stream::Unix)
-                .map_err(Failure::Connect),
+                .map_err(Failure::connect),
         }
     }
 }
@@ -163,9 +163,9 @@ impl Connector {
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
     let stream = TcpStream::connect((host, port))
         .await
-        .map_err(Failure::Connect)?;
+        .map_err(Failure::connect)?;
     // Events must not wait for the next one (Nagle).
-    stream.set_nodelay(true).map_err(Failure::Connect)?;
+    stream.set_nodelay(true).map_err(Failure::connect)?;
     Ok(stream)
 }
 

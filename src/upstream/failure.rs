@@ -19,6 +19,8 @@ pub enum Failure {
     Connect(io::Error),
     /// No connection within `timeouts.connect`.
     ConnectTimeout(Duration),
+    /// No connection could be made, because this process has no file descriptor left for it.
+    NoDescriptor,
     /// No answer within `timeouts.response_header`.
     ResponseTimeout(Duration),
     /// The TLS handshake failed.
@@ -40,6 +42,18 @@ impl Failure {
         }
     }
 
+    /// A connection that could not be made.
+    pub(super) fn connect(error: io::Error) -> Self {
+        /// `EMFILE` and `ENFILE`, for which the standard library has no kind: the same on every Unix.
+        const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
+        let code = error.raw_os_error();
+        if code.is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
+            Self::NoDescriptor
+        } else {
+            Self::Connect(error)
+        }
+    }
+
     /// The stable code of this failure, for clients, logs and the README.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -48,6 +62,7 @@ impl Failure {
             Self::Body(RequestBodyError::TooLarge) => "body_too_large",
             Self::Broken(_) | Self::Closed | Self::Unsound(_) => "upstream_failed",
             Self::Connect(_) | Self::Tls(_) => "upstream_unreachable",
+            Self::NoDescriptor => "overloaded",
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => "upstream_timeout",
         }
     }
@@ -64,6 +79,7 @@ impl fmt::Display for Failure {
             Self::Closed => f.write_str("the connection closed before the request was sent"),
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::ConnectTimeout(limit) => write!(f, "no connection within {limit:?}"),
+            Self::NoDescriptor => f.write_str("no file descriptor is left for a connection"),
             Self::ResponseTimeout(limit) => write!(f, "no answer within {limit:?}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::Unsound(what) => write!(f, "unsound answer: {what}"),

@@ -1,7 +1,7 @@
 //! Idle connections to the backend, of one worker thread.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName};
@@ -23,10 +23,18 @@ const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// Idle connections, the last used at the end.
+/// Idle connections. Those whose time is over are closed, whether or not another request comes.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    idle: Mutex<VecDeque<Idle>>,
+    idle: Mutex<IdleConnections>,
+}
+
+#[derive(Debug, Default)]
+struct IdleConnections {
+    /// The last used at the end.
+    queue: VecDeque<Idle>,
+    /// Whether a task is closing those whose time is over.
+    is_swept: bool,
 }
 
 #[derive(Debug)]
@@ -50,29 +58,53 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange is over. `for_at_most` is what the backend announced.
-    pub(super) fn put(&self, mut connection: Connection, for_at_most: Duration) {
-        let now = Instant::now();
+    pub(super) fn put(self: &Arc<Self>, mut connection: Connection, for_at_most: Duration) {
         // An upload that the backend did not wait for must not go on behind the next request.
         if !connection.is_idle_now() {
             return;
         }
-        let until = after(now, for_at_most.min(MAX_IDLE_TIME));
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while idle.front().is_some_and(|oldest| oldest.until <= now) || idle.len() >= MAX_IDLE {
-            idle.pop_front();
+        let until = after(Instant::now(), for_at_most.min(MAX_IDLE_TIME));
+        let mut idle = self.idle();
+        if idle.queue.len() >= MAX_IDLE {
+            idle.queue.pop_front();
         }
-        idle.push_back(Idle { connection, until });
+        idle.queue.push_back(Idle { connection, until });
+        if !idle.is_swept {
+            idle.is_swept = true;
+            tokio::spawn(Arc::clone(self).sweep());
+        }
+    }
+
+    /// Closes connections as their time is over, until none is left.
+    async fn sweep(self: Arc<Self>) {
+        while let Some(next) = self.drop_overdue() {
+            tokio::time::sleep_until(next.into()).await;
+        }
+    }
+
+    /// When to look again; `None` when there is nothing left to look after.
+    fn drop_overdue(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut idle = self.idle();
+        idle.queue.retain(|idle| idle.until > now);
+        let next = idle.queue.iter().map(|idle| idle.until).min();
+        idle.is_swept = next.is_some();
+        next
     }
 
     fn pop(&self) -> Option<Idle> {
         let now = Instant::now();
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = idle.pop_back().filter(|newest| newest.until > now);
-        if newest.is_none() {
-            // All others are older still.
-            idle.clear();
+        let mut idle = self.idle();
+        while let Some(newest) = idle.queue.pop_back() {
+            if newest.until > now {
+                return Some(newest);
+            }
         }
-        newest
+        None
+    }
+
+    fn idle(&self) -> MutexGuard<'_, IdleConnections> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Client connections: their first bytes, what on them is no request, and their last ones.
 
+use bytes::Bytes;
+use http_body_util::Full;
+
 use crate::issuer::Issuer;
 use crate::support::answer::{Findings, own};
+use crate::support::h2::H2;
 use crate::support::upstream::response;
 use crate::support::{Client, Proxy, Reply, Request, Setup, Upstream};
 
@@ -368,4 +372,100 @@ async fn a_stranger_cannot_name_itself_by_a_proxy_header() {
         assert_eq!(head.get("x-forwarded-for"), Some("127.0.0.1"));
     }
     assert_eq!(upstream.requests(), 2);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_accepted_than_files_can_be_opened_for() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| match head.target() {
+        "/hang" => Reply::Hang,
+        other => Reply::ok(other),
+    });
+    // 128 are for other things, and each connection may need two.
+    let proxy = Setup::new(&issuer, &upstream)
+        .open_files(144)
+        .rest(OPEN)
+        .start()
+        .await;
+    let warning = proxy
+        .event("the limit of open files", |event| {
+            event["open_files"] == 144
+        })
+        .await;
+    assert_eq!(
+        (&warning["wanted"], &warning["connections"]),
+        (&10_000.into(), &8.into())
+    );
+    let mut inside = Vec::new();
+    for _ in 0..8 {
+        inside.push(Request::get("/hang").open(proxy.data).await);
+        upstream.next().await;
+    }
+    let mut outside = Vec::new();
+    for _ in 0..20 {
+        outside.push(Request::get("/later").open(proxy.data).await);
+    }
+    assert_eq!(upstream.requests(), 8);
+    drop(inside);
+    for client in &mut outside {
+        assert_eq!(client.response().await.text(), "/later");
+        client.end().await;
+    }
+}
+
+#[tokio::test]
+async fn running_out_of_files_passes_by_waiting() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| match head.target() {
+        "/hang" => Reply::Hang,
+        other => Reply::ok(other),
+    });
+    let proxy = Setup::new(&issuer, &upstream)
+        .open_files(160)
+        .rest(OPEN)
+        .start()
+        .await;
+    // One connection over HTTP/2 can open a hundred upstream.
+    let mut greedy = Vec::new();
+    for _ in 0..2 {
+        let client = H2::connect(proxy.data).await;
+        for _ in 0..90 {
+            let mut client = client.clone();
+            greedy.push(tokio::spawn(async move {
+                let request = http::Request::get("http://a/hang").body(Full::<Bytes>::default());
+                client.send(request.expect("a request")).await.status()
+            }));
+        }
+    }
+    let overloaded = proxy
+        .event("an upstream connection that could not be opened", |event| {
+            event["message"] == "request" && event["code"] == "overloaded"
+        })
+        .await;
+    assert_eq!(overloaded["status"], 503);
+    let mut late = Request::get("/late").open(proxy.data).await;
+    proxy
+        .event("a connection that could not be accepted", |event| {
+            event["message"] == "cannot accept connections; trying again"
+        })
+        .await;
+    for task in greedy {
+        task.abort();
+    }
+    assert_eq!(late.response().await.text(), "/late");
+    proxy
+        .event("the end of the trouble", |event| {
+            event["message"] == "accepting connections again"
+        })
+        .await;
+    assert_eq!(proxy.send(&Request::get("/good")).await.text(), "/good");
+}
+
+#[tokio::test]
+async fn an_idle_upstream_connection_is_closed_though_no_request_comes() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = open_proxy(&issuer, &upstream).await;
+    assert_eq!(proxy.send(&Request::get("/x")).await.text(), "hello");
+    upstream.next().await.closed().await;
 }

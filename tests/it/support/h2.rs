@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 
 use super::wire::within;
 
-/// One HTTP/2 connection.
+/// One HTTP/2 connection. A clone is the same connection.
+#[derive(Clone)]
 pub struct H2 {
     sender: SendRequest<Full<Bytes>>,
 }

@@ -31,6 +31,7 @@ pub struct Setup {
     rest: String,
     upstream: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    open_files: Option<usize>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -56,6 +57,7 @@ impl Setup {
             rest: String::new(),
             upstream: None,
             addresses: None,
+            open_files: None,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -94,6 +96,12 @@ impl Setup {
     /// Adds further tables.
     pub fn rest(mut self, toml: &str) -> Self {
         line(&mut self.rest, toml);
+        self
+    }
+
+    /// Lets the program open no more files than this.
+    pub fn open_files(mut self, limit: usize) -> Self {
+        self.open_files = Some(limit);
         self
     }
 
@@ -153,7 +161,7 @@ impl Setup {
         std::fs::write(&file, self.text()).expect("the configuration file");
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let (data, admin) = self.addresses.unwrap_or((free, free));
-        let mut command = program();
+        let mut command = self.open_files.map_or_else(program, program_within);
         command
             .arg("--config")
             .arg(&file)
@@ -193,6 +201,15 @@ fn line(text: &mut String, more: &str) {
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_authgate"));
     command.env_clear();
+    command
+}
+
+/// The same, with a limit of open files that it cannot raise.
+fn program_within(open_files: usize) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.env_clear();
+    command.args(["-c", &format!("ulimit -n {open_files}; exec \"$0\" \"$@\"")]);
+    command.arg(env!("CARGO_BIN_EXE_authgate"));
     command
 }
 
