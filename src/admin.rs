@@ -1,7 +1,7 @@
-//! Probes, on a listener of their own: nothing on the data listener can be taken for one.
+//! Probes and metrics, on a listener of their own: nothing on the data listener can be taken for one.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,10 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::keys::KeyStore;
-use crate::listener::Phase;
+use crate::listener::{Phase, Slots};
+use crate::metrics::{Metrics, Vitals};
 
 /// Probes are few; this many connections at a time leave room for several probers.
 const MAX_CONNECTIONS: usize = 64;
@@ -30,6 +32,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The media type of what [`Metrics::render`] writes.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// What probes are told of.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -37,9 +42,27 @@ pub struct Health {
     pub keys: Arc<KeyStore>,
     /// Whether the process is on its way out.
     pub phase: watch::Receiver<Phase>,
+    /// What it has counted.
+    pub metrics: Arc<Metrics>,
+    /// Its client connections.
+    pub slots: Slots,
+    /// The worker threads' runtimes, as far as they have started.
+    pub runtimes: Arc<Mutex<Vec<Handle>>>,
 }
 
 impl Health {
+    fn metrics(&self) -> String {
+        let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.render(Vitals {
+            connections: self.slots.taken(),
+            connection_limit: self.slots.count(),
+            tasks: runtimes
+                .iter()
+                .map(|runtime| runtime.metrics().num_alive_tasks())
+                .sum(),
+        })
+    }
+
     /// Why the process is not ready; `None` when it is.
     fn not_ready(&self) -> Option<&'static str> {
         if *self.phase.borrow() != Phase::Serving {
@@ -89,6 +112,7 @@ pub async fn serve(listener: TcpListener, health: Health) {
 
 fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
     let (status, body) = match (request.uri().path(), health.not_ready()) {
+        ("/metrics", _) => (StatusCode::OK, health.metrics()),
         ("/livez", _) => (StatusCode::OK, "{\"status\":\"alive\"}".to_owned()),
         ("/readyz", None) => (StatusCode::OK, "{\"status\":\"ready\"}".to_owned()),
         ("/readyz", Some(reason)) => {
@@ -112,7 +136,13 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let is_metrics = status == StatusCode::OK && request.uri().path() == "/metrics";
+    let content_type = if is_metrics {
+        OPEN_METRICS
+    } else {
+        "application/json"
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

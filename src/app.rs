@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime;
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::descriptors;
 use crate::keys::{Fetcher, KeyStore};
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
+use crate::metrics::Metrics;
 use crate::proxy::{Proxy, Shared};
 use crate::rotation::RotationSettings;
 use crate::tls::{Roots, RootsError};
@@ -92,6 +93,7 @@ struct Worker {
     settings: Arc<ConnectionSettings>,
     slots: Slots,
     phase: watch::Receiver<Phase>,
+    runtimes: Arc<Mutex<Vec<runtime::Handle>>>,
 }
 
 /// Runs until a signal has been obeyed.
@@ -121,9 +123,12 @@ async fn supervise(config: Config) -> Result<(), AppError> {
         .map(|address| bind("admin", address))
         .transpose()?;
 
+    let metrics = Arc::new(Metrics::new());
+    let runtimes = Arc::new(Mutex::new(Vec::new()));
     let keys = Arc::new(KeyStore::new(
         &config.auth0.tenants,
         rotation_settings(&config),
+        Arc::clone(&metrics),
     ));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(affordable_connections(config.limits.connections));
@@ -134,6 +139,9 @@ async fn supervise(config: Config) -> Result<(), AppError> {
         let health = Health {
             keys: Arc::clone(&keys),
             phase: watched_phase.clone(),
+            metrics: Arc::clone(&metrics),
+            slots: slots.clone(),
+            runtimes: Arc::clone(&runtimes),
         };
         tasks.spawn(admin::serve(
             tokio::net::TcpListener::from_std(admin)?,
@@ -156,10 +164,11 @@ async fn supervise(config: Config) -> Result<(), AppError> {
                 Vec::new()
             },
         }),
-        shared: Arc::new(Shared::new(config, keys)),
+        shared: Arc::new(Shared::new(config, keys, metrics)),
         connector,
         slots: slots.clone(),
         phase: watched_phase,
+        runtimes,
     };
     let (dying, mut died) = mpsc::channel::<()>(1);
     for number in 0..workers {
@@ -241,6 +250,11 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
         .enable_all()
         .build()
         .and_then(|runtime| {
+            worker
+                .runtimes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(runtime.handle().clone());
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let upstream =

@@ -21,8 +21,8 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`descriptors`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
-//! once), [`app`] (threads and tasks), [`admin`] (probes), [`check`], [`logging`], [`cli`].
+//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
+//! once), [`app`] (threads and tasks), [`admin`] (probes and metrics), [`check`], [`logging`], [`cli`].
 //!
 //! # Invariants
 //!
@@ -82,6 +82,7 @@ pub mod jose;
 pub mod keys;
 pub mod listener;
 pub mod logging;
+pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod random;

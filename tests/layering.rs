@@ -37,6 +37,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     // I/O.
     ("descriptors", &[], &["rustix"]),
+    ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
         &[],
@@ -44,7 +45,9 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "keys",
-        &["config", "jose", "random", "rotation", "token"],
+        &[
+            "clock", "config", "jose", "metrics", "random", "rotation", "token",
+        ],
         &[
             "bytes",
             "http",
@@ -100,6 +103,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "identity",
             "keys",
             "listener",
+            "metrics",
             "policy",
             "random",
             "token",
@@ -118,7 +122,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["keys", "listener"],
+        &["keys", "listener", "metrics"],
         &[
             "bytes",
             "http",
@@ -147,6 +151,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "descriptors",
             "keys",
             "listener",
+            "metrics",
             "proxy",
             "rotation",
             "tls",

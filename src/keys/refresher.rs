@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::fetch::Fetcher;
 use super::store::{IssuerState, KeyStore};
+use crate::clock::UnixTime;
 use crate::jose::{Algorithm, KeySet};
 
 impl KeyStore {
@@ -58,9 +59,11 @@ impl KeyStore {
                 // Published first: a request that finds the fetch over must find its keys.
                 self.publish(name, Some(&keys));
                 issuer.rotation().on_success(Instant::now(), jitter);
+                self.metrics.on_keys_fetched(name, UnixTime::now());
                 tracing::info!(issuer = name, keys = keys.keys().len(), "keys fetched");
             }
             Err((why, retry_after)) => {
+                self.metrics.on_key_fetch_failed(name);
                 issuer
                     .rotation()
                     .on_failure(Instant::now(), retry_after, jitter);

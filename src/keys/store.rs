@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::Tenant;
 use crate::jose::KeySet;
+use crate::metrics::Metrics;
 use crate::rotation::{OnDemand, Rotation, RotationSettings};
 use crate::token::{IssuerKeys, Keyring};
 
@@ -16,6 +17,7 @@ pub struct KeyStore {
     current: RwLock<Arc<Keyring>>,
     pub(super) issuers: Vec<IssuerState>,
     complete: watch::Sender<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What requests and the refresher share about one issuer.
@@ -32,7 +34,7 @@ pub(super) struct IssuerState {
 impl KeyStore {
     /// A store without keys. Nothing happens until [`KeyStore::refresh_forever`] runs.
     #[must_use]
-    pub fn new(tenants: &[Tenant], settings: RotationSettings) -> Self {
+    pub fn new(tenants: &[Tenant], settings: RotationSettings, metrics: Arc<Metrics>) -> Self {
         let empty = tenants.iter().map(|tenant| IssuerKeys {
             issuer: tenant.issuer.clone(),
             keys: None,
@@ -47,6 +49,7 @@ impl KeyStore {
             current: RwLock::new(Arc::new(Keyring::new(empty.collect(), 0))),
             issuers: issuers.collect(),
             complete: watch::Sender::new(false),
+            metrics,
         }
     }
 
@@ -125,7 +128,9 @@ mod tests {
     use super::KeyStore;
     use crate::config::{KeySource, Tenant};
     use crate::jose::{Algorithm, KeySet};
+    use crate::metrics::Metrics;
     use crate::rotation::RotationSettings;
+    use std::sync::Arc;
     use std::time::Duration;
 
     const ISSUER: &str = "https://a.example/";
@@ -142,6 +147,7 @@ mod tests {
                 cooldown: Duration::from_secs(30),
                 serve_stale: Duration::from_mins(1),
             },
+            Arc::new(Metrics::new()),
         )
     }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -81,11 +82,45 @@ impl ConnectionSettings {
 pub struct Slots {
     all: Arc<Semaphore>,
     count: u32,
+    /// Those with a connection, and not only with somebody who waits for one.
+    taken: Arc<AtomicUsize>,
 }
 
 /// One connection's slot. It is free again when the last copy is dropped.
 #[derive(Debug, Clone)]
-pub struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<OwnedSemaphorePermit>);
+pub struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken {
+    _permit: OwnedSemaphorePermit,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A slot that is free, held for the next connection.
+#[derive(Debug)]
+pub struct Vacancy {
+    permit: OwnedSemaphorePermit,
+    count: Arc<AtomicUsize>,
+}
+
+impl Vacancy {
+    /// A connection is there.
+    #[must_use]
+    pub fn take(self) -> Slot {
+        let Self { permit, count } = self;
+        count.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::new(Taken {
+            _permit: permit,
+            count,
+        }))
+    }
+}
 
 impl Slots {
     /// `count` slots.
@@ -97,14 +132,18 @@ impl Slots {
                 usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS),
             )),
             count,
+            taken: Arc::default(),
         }
     }
 
     /// A free slot, as soon as there is one.
-    pub async fn take(&self) -> Option<Slot> {
+    pub async fn vacancy(&self) -> Option<Vacancy> {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Slot(Arc::new(permit)))
+        Some(Vacancy {
+            permit,
+            count: Arc::clone(&self.taken),
+        })
     }
 
     /// Waits until no connection is left.
@@ -112,12 +151,16 @@ impl Slots {
         _ = self.all.acquire_many(self.count).await;
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::try_from(self.count).unwrap_or(usize::MAX)
+    }
+
     /// How many are taken.
     #[must_use]
     pub fn taken(&self) -> usize {
-        usize::try_from(self.count)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(self.all.available_permits())
+        self.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -261,12 +304,12 @@ async fn accept(
     listener: &TcpListener,
     slots: &Slots,
 ) -> io::Result<(TcpStream, SocketAddr, Slot)> {
-    let slot = slots
-        .take()
+    let vacancy = slots
+        .vacancy()
         .await
         .ok_or_else(|| io::Error::other("the slots are closed"))?;
     let (stream, address) = listener.accept().await?;
-    Ok((stream, address, slot))
+    Ok((stream, address, vacancy.take()))
 }
 
 /// Events must not wait for the next one (Nagle); a peer that vanished must be noticed, however

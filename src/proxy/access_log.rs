@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::Refusal;
 use crate::clock::UnixTime;
 use crate::identity::Identity;
+use crate::metrics::{Finished, Metrics, StreamKind};
 use crate::token::VerifiedToken;
 use crate::upstream::Failure;
 
@@ -26,6 +27,7 @@ const MAX_LOGGED_TEXT: usize = 256;
 /// What is known of a request so far. Never a token, never a query string.
 #[derive(Debug)]
 pub(super) struct AccessLog {
+    metrics: Arc<Metrics>,
     request_id: String,
     client: Option<SocketAddr>,
     /// What was asked for; `None` when that could not be read.
@@ -40,6 +42,8 @@ pub(super) struct AccessLog {
     route: Option<Arc<str>>,
     caller: Option<Arc<Identity>>,
     kid: Option<String>,
+    /// What kind of answer is under way, once it is.
+    stream: Option<StreamKind>,
 }
 
 /// How a request ended.
@@ -72,12 +76,15 @@ impl AccessLog {
         request: Option<&Request<Incoming>>,
         request_id: &HeaderValue,
         client: Option<SocketAddr>,
+        metrics: &Arc<Metrics>,
     ) -> Self {
+        metrics.on_begin();
         let asked = request.map(|request| {
             let path = cut(request.uri().path(), MAX_LOGGED_PATH);
             (request.method().clone(), path.to_owned())
         });
         Self {
+            metrics: Arc::clone(metrics),
             request_id: request_id.to_str().unwrap_or_default().to_owned(),
             client,
             asked,
@@ -91,6 +98,7 @@ impl AccessLog {
             route: None,
             caller: None,
             kid: None,
+            stream: None,
         }
     }
 
@@ -100,6 +108,11 @@ impl AccessLog {
 
     pub(super) fn matched(&mut self, route: Option<&Arc<str>>) {
         self.route = route.cloned();
+    }
+
+    /// A rule in shadow would have refused.
+    pub(super) fn shadowed(&self, code: &'static str) {
+        self.metrics.on_shadow_refusal(self.route.as_ref(), code);
     }
 
     pub(super) fn kid(&mut self, kid: Option<&str>) {
@@ -131,8 +144,17 @@ impl AccessLog {
     }
 
     /// The head of the answer goes to the client; a body may still be to come.
-    pub(super) const fn status(&mut self, status: StatusCode) {
+    pub(super) fn status(&mut self, status: StatusCode) {
         self.status = Some(status);
+        self.metrics.on_first_byte(self.started.elapsed());
+    }
+
+    /// The answer may go on for long.
+    pub(super) fn streams(&mut self, kind: StreamKind) {
+        self.stream = Some(kind);
+        if kind != StreamKind::Other {
+            self.metrics.on_stream_begin(kind);
+        }
     }
 
     /// The answer passed to its end.
@@ -149,6 +171,8 @@ impl AccessLog {
 
     /// The stream was ended because its token has expired.
     pub(super) fn expired(&mut self) {
+        self.metrics
+            .on_stream_expired(self.stream.unwrap_or(StreamKind::Other));
         self.outcome = Outcome::Refused;
         self.code = Some("token_expired");
         self.detail =
@@ -170,6 +194,17 @@ impl Drop for AccessLog {
         let code = self
             .code
             .or((self.outcome == Outcome::Cancelled).then_some("client_closed"));
+        let duration = self.started.elapsed();
+        self.metrics.on_finished(&Finished {
+            outcome: self.outcome.name(),
+            code,
+            route: self.route.as_ref(),
+            method: asked.map(|(method, _)| method),
+            duration,
+        });
+        if let Some(kind) = self.stream.filter(|kind| *kind != StreamKind::Other) {
+            self.metrics.on_stream_end(kind);
+        }
         tracing::info!(
             target: "authgate::request",
             request_id = self.request_id,
@@ -184,7 +219,7 @@ impl Drop for AccessLog {
             iss = token.map(VerifiedToken::issuer),
             sub = token.map(VerifiedToken::subject),
             kid = token.map_or(self.kid.as_deref(), |token| token.kid()),
-            duration_ms = milliseconds(self.started.elapsed()),
+            duration_ms = milliseconds(duration),
             upstream_ms = self.upstream.map(milliseconds),
             "request"
         );

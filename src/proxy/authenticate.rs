@@ -25,11 +25,12 @@ impl Proxy {
             return Ok(None);
         };
         let generation = self.shared.keys.current().generation();
-        let identity = match self
+        let remembered = self
             .shared
             .verified
-            .get(bearer.secret(), generation, UnixTime::now())
-        {
+            .get(bearer.secret(), generation, UnixTime::now());
+        self.shared.metrics.on_token_cache(remembered.is_some());
+        let identity = match remembered {
             Some(identity) => identity,
             None => self.verify(bearer, log).await?,
         };

@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
@@ -30,6 +31,7 @@ use crate::headers::{self, Host, Outbound};
 use crate::identity::Identity;
 use crate::keys::KeyStore;
 use crate::listener::{Client, Handler, Unreadable};
+use crate::metrics::{Metrics, StreamKind};
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
 use crate::token::{TokenCache, Verifier};
@@ -44,6 +46,7 @@ pub struct Shared {
     verifier: Verifier,
     keys: Arc<KeyStore>,
     verified: TokenCache<Identity>,
+    metrics: Arc<Metrics>,
 }
 
 /// One worker's proxy.
@@ -58,12 +61,13 @@ pub struct Proxy {
 impl Shared {
     /// Puts together what is decided once.
     #[must_use]
-    pub fn new(config: Config, keys: Arc<KeyStore>) -> Self {
+    pub fn new(config: Config, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
         Self {
             verifier: Verifier::new(config.auth0.verifier.clone()),
             config,
             keys,
             verified: TokenCache::new(),
+            metrics,
         }
     }
 
@@ -95,7 +99,12 @@ impl Proxy {
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
     pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
         let request_id = self.request_id(&request);
-        let mut log = AccessLog::begin(Some(&request), &request_id, client.address);
+        let mut log = AccessLog::begin(
+            Some(&request),
+            &request_id,
+            client.address,
+            &self.shared.metrics,
+        );
         let cors = self.shared.config.cors.as_ref();
         let origin = Origin::of(request.headers(), cors);
         let is_http2 = request.version() == Version::HTTP_2;
@@ -111,10 +120,12 @@ impl Proxy {
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), cors);
                 log.status(response.status());
+                log.streams(stream_kind(response.headers()));
                 let expiry = log.expiry(self.shared.expiry_grace());
                 response.map(|body| Body::forwarded(body, expiry, log))
             }
             Ok(Answer::Switched(switched)) => {
+                log.streams(StreamKind::WebSocket);
                 let expiry = log.expiry(self.shared.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
@@ -163,6 +174,7 @@ impl Proxy {
         }
         let permit = self.permit(&head, &body, log).await?;
         for denial in permit.shadowed() {
+            log.shadowed(denial.code());
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
         let is_upgrade = headers::is_websocket_upgrade(&head);
@@ -348,7 +360,7 @@ impl Handler for Arc<Proxy> {
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
-        let log = AccessLog::begin(None, &request_id, client.address);
+        let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
         respond::refuse_unreadable(why, &self.shared.config.auth0.name, &request_id, log)
     }
 }
@@ -361,6 +373,14 @@ enum Answer {
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
     Switched(tunnel::Switched),
+}
+
+fn stream_kind(headers: &HeaderMap) -> StreamKind {
+    StreamKind::of(
+        headers
+            .get(CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok()),
+    )
 }
 
 /// The method that a genuine CORS preflight asks about: OPTIONS with `Origin` and

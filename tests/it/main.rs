@@ -21,6 +21,7 @@ mod identity;
 mod issuer;
 mod keys;
 mod life;
+mod metrics;
 mod rules;
 mod streaming;
 mod support;

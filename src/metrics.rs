@@ -1,0 +1,479 @@
+//! What the process counts, for Prometheus.
+//!
+//! Every label has few values, all of them from the configuration or from this program: no path, no
+//! subject, no key id.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use prometheus_client::encoding::text;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::clock::UnixTime;
+
+/// From a refusal without I/O to an agent that thinks for minutes, in seconds.
+const DURATION_BUCKETS: [f64; 15] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    duration: Histogram,
+    first_byte: Histogram,
+    in_flight: Gauge,
+    streams: Family<StreamLabels, Gauge>,
+    streams_expired: Family<StreamLabels, Counter>,
+    shadow_refusals: Family<ShadowLabels, Counter>,
+    token_cache: Family<CacheLabels, Counter>,
+    key_fetches: Family<FetchLabels, Counter>,
+    keys_fetched: Family<IssuerLabels, Gauge>,
+    connections: Gauge,
+    connection_limit: Gauge,
+    tasks: Gauge,
+}
+
+/// What is counted about one request when it is over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+    code: &'static str,
+    route: RouteLabel,
+    method: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StreamLabels {
+    kind: StreamKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabels {
+    route: RouteLabel,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FetchLabels {
+    issuer: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
+}
+
+/// A route by its pattern as configured; empty where none matched.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct RouteLabel(Option<Arc<str>>);
+
+impl EncodeLabelValue for RouteLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.as_deref().unwrap_or_default().encode(encoder)
+    }
+}
+
+/// What kind of answer goes on for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// `text/event-stream`.
+    EventStream,
+    /// `application/grpc` and its subtypes.
+    Grpc,
+    /// An upgraded connection.
+    WebSocket,
+    /// Any other body.
+    Other,
+}
+
+impl StreamKind {
+    /// The kind that a response's media type tells.
+    #[must_use]
+    pub fn of(content_type: Option<&str>) -> Self {
+        let starts_with = |prefix: &str| {
+            content_type
+                .and_then(|text| text.get(..prefix.len()))
+                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        if starts_with("text/event-stream") {
+            Self::EventStream
+        } else if starts_with("application/grpc") {
+            Self::Grpc
+        } else {
+            Self::Other
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::EventStream => "sse",
+            Self::Grpc => "grpc",
+            Self::WebSocket => "websocket",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl EncodeLabelValue for StreamKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        self.name().encode(encoder)
+    }
+}
+
+/// A request that is over.
+#[derive(Debug)]
+pub struct Finished<'r> {
+    /// How it ended.
+    pub outcome: &'static str,
+    /// Its refusal's code.
+    pub code: Option<&'static str>,
+    /// The route that decided.
+    pub route: Option<&'r Arc<str>>,
+    /// Its method, if it could be read.
+    pub method: Option<&'r Method>,
+    /// How long it took, body included.
+    pub duration: Duration,
+}
+
+/// What is looked up when somebody asks for the metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Vitals {
+    /// Client connections that are open.
+    pub connections: usize,
+    /// The most that may be.
+    pub connection_limit: usize,
+    /// Tasks that run or wait.
+    pub tasks: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All of them, at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("authgate"),
+            requests: Family::default(),
+            duration: Histogram::new(DURATION_BUCKETS),
+            first_byte: Histogram::new(DURATION_BUCKETS),
+            in_flight: Gauge::default(),
+            streams: Family::default(),
+            streams_expired: Family::default(),
+            shadow_refusals: Family::default(),
+            token_cache: Family::default(),
+            key_fetches: Family::default(),
+            keys_fetched: Family::default(),
+            connections: Gauge::default(),
+            connection_limit: Gauge::default(),
+            tasks: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests that are over", self.requests.clone());
+        registry.register_with_unit(
+            "request_duration",
+            "From a request's head to the end of its answer",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register_with_unit(
+            "time_to_first_byte",
+            "From a request's head to the head of its answer",
+            Unit::Seconds,
+            self.first_byte.clone(),
+        );
+        registry.register(
+            "requests_in_flight",
+            "Requests that are not over",
+            self.in_flight.clone(),
+        );
+        registry.register(
+            "streams",
+            "Event streams, gRPC calls and WebSockets that are open",
+            self.streams.clone(),
+        );
+        registry.register(
+            "streams_expired",
+            "Answers and WebSockets that were ended because their token had expired",
+            self.streams_expired.clone(),
+        );
+        registry.register(
+            "shadow_refusals",
+            "Requests that a rule in shadow would have refused",
+            self.shadow_refusals.clone(),
+        );
+        registry.register(
+            "token_cache",
+            "Look-ups of verified tokens",
+            self.token_cache.clone(),
+        );
+        registry.register(
+            "key_fetches",
+            "Fetches of key sets",
+            self.key_fetches.clone(),
+        );
+        registry.register_with_unit(
+            "keys_fetched_timestamp",
+            "When an issuer's keys were last fetched, since 1970",
+            Unit::Seconds,
+            self.keys_fetched.clone(),
+        );
+        registry.register(
+            "connections",
+            "Client connections that are open",
+            self.connections.clone(),
+        );
+        registry.register(
+            "connection_limit",
+            "The most client connections at a time",
+            self.connection_limit.clone(),
+        );
+        registry.register("tasks", "Tasks of the worker threads", self.tasks.clone());
+    }
+
+    /// A request has begun.
+    pub fn on_begin(&self) {
+        self.in_flight.inc();
+    }
+
+    /// The head of its answer goes out.
+    pub fn on_first_byte(&self, after: Duration) {
+        self.first_byte.observe(after.as_secs_f64());
+    }
+
+    /// A request is over.
+    pub fn on_finished(&self, finished: &Finished<'_>) {
+        self.in_flight.dec();
+        self.duration.observe(finished.duration.as_secs_f64());
+        let labels = RequestLabels {
+            outcome: finished.outcome,
+            code: finished.code.unwrap_or_default(),
+            route: RouteLabel(finished.route.cloned()),
+            method: method_class(finished.method),
+        };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// A stream has begun.
+    pub fn on_stream_begin(&self, kind: StreamKind) {
+        self.streams.get_or_create(&StreamLabels { kind }).inc();
+    }
+
+    /// A stream is over.
+    pub fn on_stream_end(&self, kind: StreamKind) {
+        self.streams.get_or_create(&StreamLabels { kind }).dec();
+    }
+
+    /// An answer was ended because its token had expired.
+    pub fn on_stream_expired(&self, kind: StreamKind) {
+        self.streams_expired
+            .get_or_create(&StreamLabels { kind })
+            .inc();
+    }
+
+    /// A rule in shadow would have refused.
+    pub fn on_shadow_refusal(&self, route: Option<&Arc<str>>, code: &'static str) {
+        let route = RouteLabel(route.cloned());
+        self.shadow_refusals
+            .get_or_create(&ShadowLabels { route, code })
+            .inc();
+    }
+
+    /// A verified token was looked up.
+    pub fn on_token_cache(&self, hit: bool) {
+        let result = if hit { "hit" } else { "miss" };
+        self.token_cache
+            .get_or_create(&CacheLabels { result })
+            .inc();
+    }
+
+    /// A key set was fetched.
+    pub fn on_keys_fetched(&self, issuer: &str, at: UnixTime) {
+        let labels = IssuerLabels {
+            issuer: issuer.to_owned(),
+        };
+        self.keys_fetched
+            .get_or_create(&labels)
+            .set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
+        self.on_key_fetch(issuer, "success");
+    }
+
+    /// A key set could not be fetched.
+    pub fn on_key_fetch_failed(&self, issuer: &str) {
+        self.on_key_fetch(issuer, "failure");
+    }
+
+    fn on_key_fetch(&self, issuer: &str, result: &'static str) {
+        let labels = FetchLabels {
+            issuer: issuer.to_owned(),
+            result,
+        };
+        self.key_fetches.get_or_create(&labels).inc();
+    }
+
+    /// The metrics as text, in the format of `OpenMetrics` 1.0, which Prometheus reads.
+    #[must_use]
+    pub fn render(&self, vitals: Vitals) -> String {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.connections.set(number(vitals.connections));
+        self.connection_limit.set(number(vitals.connection_limit));
+        self.tasks.set(number(vitals.tasks));
+        let mut rendered = String::new();
+        // Writing to a string cannot fail.
+        _ = text::encode(&mut rendered, &self.registry);
+        rendered
+    }
+}
+
+/// Strangers choose methods; the label has these only.
+fn method_class(method: Option<&Method>) -> &'static str {
+    const KNOWN: [(Method, &str); 7] = [
+        (Method::GET, "GET"),
+        (Method::HEAD, "HEAD"),
+        (Method::POST, "POST"),
+        (Method::PUT, "PUT"),
+        (Method::PATCH, "PATCH"),
+        (Method::DELETE, "DELETE"),
+        (Method::OPTIONS, "OPTIONS"),
+    ];
+    let Some(method) = method else {
+        return "";
+    };
+    KNOWN
+        .iter()
+        .find(|(known, _)| known == method)
+        .map_or("other", |(_, name)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finished, Metrics, StreamKind, UnixTime, Vitals, method_class};
+    use http::Method;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn what_was_counted_is_rendered() {
+        let metrics = Metrics::new();
+        let route: Arc<str> = "/api/\"**".into();
+        metrics.on_begin();
+        metrics.on_begin();
+        metrics.on_finished(&Finished {
+            outcome: "refused",
+            code: Some("token_expired"),
+            route: Some(&route),
+            method: Some(&Method::POST),
+            duration: Duration::from_millis(3),
+        });
+        metrics.on_stream_begin(StreamKind::EventStream);
+        metrics.on_stream_expired(StreamKind::WebSocket);
+        let text = metrics.render(Vitals {
+            connections: 7,
+            connection_limit: 10,
+            tasks: 9,
+        });
+        for line in [
+            "authgate_requests_total{outcome=\"refused\",code=\"token_expired\",route=\"/api/\\\"**\",method=\"POST\"} 1",
+            "authgate_requests_in_flight 1",
+            "authgate_request_duration_seconds_bucket{le=\"0.0025\"} 0",
+            "authgate_request_duration_seconds_bucket{le=\"0.005\"} 1",
+            "authgate_request_duration_seconds_count 1",
+            "authgate_streams{kind=\"sse\"} 1",
+            "authgate_streams_expired_total{kind=\"websocket\"} 1",
+            "authgate_connections 7",
+            "authgate_connection_limit 10",
+            "authgate_tasks 9",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_metric_stands_in_the_readme() {
+        let readme = include_str!("../README.md");
+        let metrics = Metrics::new();
+        metrics.on_begin();
+        metrics.on_first_byte(Duration::ZERO);
+        metrics.on_stream_begin(StreamKind::Grpc);
+        metrics.on_stream_end(StreamKind::Grpc);
+        metrics.on_stream_expired(StreamKind::Grpc);
+        metrics.on_shadow_refusal(None, "rule_denied");
+        metrics.on_token_cache(true);
+        metrics.on_keys_fetched("https://a.example/", UnixTime::from_secs(1));
+        metrics.on_key_fetch_failed("https://a.example/");
+        metrics.on_finished(&Finished {
+            outcome: "forwarded",
+            code: None,
+            route: None,
+            method: None,
+            duration: Duration::ZERO,
+        });
+        let text = metrics.render(Vitals::default());
+        let types = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let mut count = 0;
+        for (name, kind) in types {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            assert!(
+                readme.contains(&format!("`{name}{suffix}`")),
+                "{name}{suffix}"
+            );
+            count += 1;
+        }
+        assert_eq!(count, 13);
+    }
+
+    #[test]
+    fn no_stranger_makes_a_label() {
+        let odd = Method::from_bytes(b"X-1").expect("a method");
+        let lower = Method::from_bytes(b"get").expect("a method");
+        assert_eq!(method_class(Some(&Method::GET)), "GET");
+        assert_eq!(method_class(Some(&odd)), "other");
+        assert_eq!(method_class(Some(&lower)), "other");
+        assert_eq!(method_class(None), "");
+    }
+
+    #[test]
+    fn streams_are_known_by_their_media_type() {
+        for (text, kind) in [
+            (Some("text/event-stream"), StreamKind::EventStream),
+            (
+                Some("Text/Event-Stream; charset=utf-8"),
+                StreamKind::EventStream,
+            ),
+            (Some("application/grpc"), StreamKind::Grpc),
+            (Some("application/grpc+proto"), StreamKind::Grpc),
+            (Some("application/json"), StreamKind::Other),
+            (Some(""), StreamKind::Other),
+            (None, StreamKind::Other),
+        ] {
+            assert_eq!(StreamKind::of(text), kind, "{text:?}");
+        }
+    }
+}
