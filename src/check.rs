@@ -47,6 +47,11 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     )?;
     line("trusted_proxies", &list(&config.trusted_proxies))?;
     line("proxy_protocol", &config.proxy_protocol)?;
+    let hosts = &config.allowed_hosts;
+    line(
+        "allowed_hosts",
+        &or_word((!hosts.is_empty()).then(|| list(hosts)), "all"),
+    )?;
 
     let auth0 = &config.auth0;
     let verifier = &auth0.verifier;

@@ -26,7 +26,7 @@ pub use sources::{Environment, Overrides};
 
 use crate::claims::ClaimPath;
 use crate::cors::CorsSettings;
-use crate::headers::{ManagedNames, may_carry_identity};
+use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
 use crate::token::TokenSources;
@@ -67,10 +67,12 @@ pub struct Config {
     pub require: Requirement,
     /// Whether requests that no route matches are denied.
     pub deny_unmatched: bool,
-    /// Peers whose `X-Forwarded-*` are believed.
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether their connections begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// Hosts that requests may be for; all of them when empty.
+    pub allowed_hosts: Vec<AllowedHost>,
     /// Bounds.
     pub limits: Limits,
     /// Patience.
@@ -186,6 +188,7 @@ fn read(
         .unwrap_or(false);
     let trusted_proxies = network::trusted_proxies(&mut root, problems);
     let proxy_protocol = network::proxy_protocol(&mut root, &trusted_proxies, problems);
+    let allowed_hosts = network::allowed_hosts(&mut root, problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
     let auth0::Read { auth0, claim_names } =
@@ -240,6 +243,7 @@ fn read(
         deny_unmatched,
         trusted_proxies,
         proxy_protocol,
+        allowed_hosts,
         limits,
         timeouts,
         cors,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::reader::{Problems, Section};
 use super::sources::Sourced;
 use super::units;
+use crate::headers::AllowedHost;
 
 /// Where requests are forwarded to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -257,6 +258,25 @@ pub(super) fn proxy_protocol(
         );
     }
     wanted
+}
+
+/// Hosts that requests may be for; all of them when the list is empty.
+pub(super) fn allowed_hosts(section: &mut Section, problems: &mut Problems) -> Vec<AllowedHost> {
+    let path = section.path_of("allowed_hosts");
+    let list = section
+        .strings("allowed_hosts", problems)
+        .unwrap_or_default();
+    let mut hosts = Vec::new();
+    for text in list {
+        match AllowedHost::parse(&text) {
+            Some(host) if hosts.contains(&host) => {
+                problems.error(&path, format!("holds {text:?} twice; remove one"));
+            }
+            Some(host) => hosts.push(host),
+            None => problems.error(&path, format!("{text:?} is not a host; write one as it stands in Host, such as \"agents.example.com\" or \"agents.example.com:8443\", without scheme, path or wildcard")),
+        }
+    }
+    hosts
 }
 
 /// Reads `[limits]`.

@@ -1,6 +1,7 @@
 //! Which host a request is for, by RFC 9112 §3.2 and RFC 9113 §8.3.1.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use http::header::HOST;
 use http::{HeaderValue, Version, request};
@@ -86,41 +87,79 @@ pub fn effective_host(head: &request::Parts) -> Result<Host, HostError> {
 /// RFC 3986 §3.2.2 without userinfo, percent-encoding and sub-delimiters, which no real host has and
 /// which let one header mean two hosts.
 fn is_well_formed(host: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(host) else {
-        return false;
+    std::str::from_utf8(host).is_ok_and(|text| split(text).is_some())
+}
+
+/// A host's name, or its address in brackets, and its port.
+fn split(text: &str) -> Option<(&str, Option<u16>)> {
+    let (name, port) = match text.rsplit_once(':') {
+        // A colon between brackets belongs to the address.
+        Some((name, port)) if !port.contains(']') => (name, Some(port)),
+        _ => (text, None),
     };
-    let (name, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, after)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-                match after.strip_prefix(':') {
-                    Some(port) => ("v6", Some(port)),
-                    None if after.is_empty() => ("v6", None),
-                    None => return false,
-                }
-            }
-            _ => return false,
-        },
-        None => match text.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (text, None),
-        },
+    let address = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let is_name = |name: &str| {
+        let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        !name.is_empty() && name.bytes().all(is_fine)
     };
-    let name_is_fine = !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte));
-    let port_is_fine = port.is_none_or(|port| {
-        port.len() <= 5
-            && port.bytes().all(|byte| byte.is_ascii_digit())
-            && port.parse::<u16>().is_ok()
-    });
-    name_is_fine && port_is_fine
+    if !address.map_or_else(
+        || is_name(name),
+        |address| address.parse::<Ipv6Addr>().is_ok(),
+    ) {
+        return None;
+    }
+    let Some(port) = port else {
+        return Some((name, None));
+    };
+    // `parse` would take a sign.
+    let is_number = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_number)?;
+    Some((name, Some(port)))
+}
+
+/// An entry of `allowed_hosts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost {
+    /// In lower case.
+    name: String,
+    /// `None` leaves it open.
+    port: Option<u16>,
+}
+
+impl AllowedHost {
+    /// A name, or an address, in brackets if of IPv6; with a port or without. `None` for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, port) = split(text)?;
+        Some(Self {
+            name: name.to_ascii_lowercase(),
+            port,
+        })
+    }
+
+    /// Whether a request for this host is one for the entry. Without a port it is for every port.
+    #[must_use]
+    pub fn covers(&self, host: &Host) -> bool {
+        let host = host.0.to_str().ok().and_then(split);
+        host.is_some_and(|(name, port)| {
+            name.eq_ignore_ascii_case(&self.name) && (self.port.is_none() || self.port == port)
+        })
+    }
+}
+
+impl fmt::Display for AllowedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HostError, effective_host};
-    use http::{Request, Version};
+    use super::{AllowedHost, Host, HostError, effective_host};
+    use http::{HeaderValue, Request, Version};
 
     fn host(version: Version, uri: &str, lines: &[&str]) -> Result<String, HostError> {
         let mut request = Request::builder().version(version).uri(uri);
@@ -188,6 +227,54 @@ mod tests {
                 expected.map(str::to_owned),
                 "{uri} {lines:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_allowed_host_is_compared_whole() {
+        for (entry, host, covered) in [
+            ("a.example", "a.example", true),
+            ("a.example", "A.EXAMPLE", true),
+            ("A.example", "a.example", true),
+            ("a.example", "a.example:8080", true),
+            ("a.example:8080", "a.example:8080", true),
+            ("[::1]", "[::1]:80", true),
+            ("[::1]:80", "[::1]:80", true),
+            ("a.example:8080", "a.example", false),
+            ("a.example:8080", "a.example:80", false),
+            ("a.example:80", "a.example:8080", false),
+            ("a.example", "a.example.", false),
+            ("a.example", "x.a.example", false),
+            ("a.example", "a.example.evil", false),
+            ("a.example", "aaexample", false),
+            ("a.example", "a", false),
+            ("[::1]", "[::2]", false),
+            ("[::1]", "127.0.0.1", false),
+        ] {
+            let allowed = AllowedHost::parse(entry).expect("an entry");
+            let host = Host(HeaderValue::from_static(host));
+            assert_eq!(allowed.covers(&host), covered, "{entry} and {host:?}");
+        }
+        for wrong in [
+            "",
+            " ",
+            "*",
+            "*.a.example",
+            "http://a.example",
+            "a.example/",
+            "a/b",
+            "u@a",
+            "a:",
+            "a:x",
+            "a:65536",
+            "a:+80",
+            "::1",
+            "[::1",
+            "[a]",
+            "a b",
+            "a,b",
+        ] {
+            assert_eq!(AllowedHost::parse(wrong), None, "{wrong}");
         }
     }
 }

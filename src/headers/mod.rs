@@ -1,19 +1,24 @@
 //! Header fields on their way through: what is checked, what is dropped, what is set. Pure.
 
+mod forwarded;
+mod hops;
 mod host;
 mod managed;
 mod request;
 mod response;
 mod trace;
 
-pub use host::{Host, HostError, effective_host};
+pub use hops::{Pseudonym, spend_forward};
+pub use host::{AllowedHost, Host, HostError, effective_host};
 pub use managed::{ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
 pub use request::{HeadError, Outbound, check_head, rewrite_request};
 pub use response::{rewrite_response, rewrite_switching_response};
-pub use trace::{is_request_id, is_traceparent};
+pub use trace::{is_request_id, is_traceparent, is_tracestate};
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 
 /// Fields that speak about one connection only (RFC 9110 §7.6.1), beside those that `Connection`
 /// nominates.
@@ -55,4 +60,22 @@ fn list_holds(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
         .any(|one| one.trim().eq_ignore_ascii_case(token))
+}
+
+/// The value of a field that stands on one line.
+fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// All lines of a list field as one (RFC 9110 §5.3); nothing if one of them is not visible ASCII.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Option<Vec<&str>> = headers
+        .get_all(name)
+        .iter()
+        .map(|line| line.to_str().ok())
+        .collect();
+    lines
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join(", "))
 }

@@ -9,17 +9,16 @@ use http::header::{
 };
 use http::{Method, Version, request};
 
+use super::forwarded::Before;
+use super::hops::Pseudonym;
 use super::host::{Host, HostError, effective_host};
 use super::managed::ManagedNames;
-use super::trace::is_traceparent;
-use super::{list_holds, remove_hop_by_hop};
+use super::trace::{is_traceparent, is_tracestate};
+use super::{joined, list_holds, only_value, remove_hop_by_hop};
 use crate::identity::Identity;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Why a head is refused before anything is decided. All of these are the client's mistake.
@@ -37,6 +36,8 @@ pub enum HeadError {
     TransferEncoding,
     /// An upgrade to something else than WebSocket.
     Upgrade,
+    /// A WebSocket handshake with a body: nobody could say where it ends and the frames begin.
+    UpgradeWithBody,
 }
 
 impl fmt::Display for HeadError {
@@ -50,6 +51,7 @@ impl fmt::Display for HeadError {
                 f.write_str("Transfer-Encoding is not exactly one \"chunked\"")
             }
             Self::Upgrade => f.write_str("only upgrades to websocket are served"),
+            Self::UpgradeWithBody => f.write_str("a WebSocket handshake has no body"),
         }
     }
 }
@@ -87,10 +89,22 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
             return Err(HeadError::TransferEncoding);
         }
     }
-    if head.headers.contains_key(UPGRADE) && !is_websocket_upgrade(head) {
-        return Err(HeadError::Upgrade);
+    if head.headers.contains_key(UPGRADE) {
+        if !is_websocket_upgrade(head) {
+            return Err(HeadError::Upgrade);
+        }
+        if announces_body(&head.headers) {
+            return Err(HeadError::UpgradeWithBody);
+        }
     }
     effective_host(head).map_err(HeadError::Host)
+}
+
+/// Whether anything but an empty body is to come.
+fn announces_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING)
+        || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
 }
 
 /// RFC 6455 §4.1: a GET over HTTP/1.1 that asks for `websocket` and nothing else.
@@ -118,6 +132,8 @@ pub struct Outbound<'r> {
     pub host: &'r Host,
     /// The client's HTTP version.
     pub version: Version,
+    /// The name of this instance in `Via`.
+    pub pseudonym: &'r Pseudonym,
     /// Who is connected.
     pub peer: Option<IpAddr>,
     /// Whether that peer is a trusted proxy, so that what it says of its client is extended.
@@ -134,7 +150,8 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
     let traceparent = only_value(headers, &TRACEPARENT)
         .filter(|value| is_traceparent(value.as_bytes()))
         .cloned();
-    let forwarded_for = joined(headers, &X_FORWARDED_FOR);
+    let tracestate = joined(headers, &TRACESTATE).filter(|state| is_tracestate(state));
+    let before = Before::of(headers, outbound.peer_is_trusted);
     remove_hop_by_hop(headers);
     headers.remove(EXPECT);
     if !outbound.forward_authorization {
@@ -152,60 +169,18 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
 
     headers.insert(HOST, outbound.host.value().clone());
     headers.insert(X_REQUEST_ID, outbound.request_id.clone());
-    if traceparent.is_none() {
-        headers.remove(TRACESTATE);
+    headers.remove(TRACESTATE);
+    if let Some(state) = tracestate.filter(|_| traceparent.is_some())
+        && let Ok(state) = HeaderValue::try_from(state)
+    {
+        headers.insert(TRACESTATE, state);
     }
     headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
-    headers.append(
-        VIA,
-        HeaderValue::from_static(match outbound.version {
-            Version::HTTP_2 => "2 authgate",
-            Version::HTTP_10 => "1.0 authgate",
-            _ => "1.1 authgate",
-        }),
-    );
-    let forwarded_for = forwarded_for.filter(|_| outbound.peer_is_trusted);
-    set_forwarded(headers, outbound.peer, forwarded_for, outbound.host);
+    headers.append(VIA, outbound.pseudonym.line(outbound.version).clone());
+    before.extend(headers, outbound.peer, outbound.host);
     for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
         headers.insert(name.clone(), value.clone());
     }
-}
-
-/// `X-Forwarded-*`: the peer, behind what a trusted proxy said. What it said of scheme and host stays.
-fn set_forwarded(
-    headers: &mut HeaderMap,
-    peer: Option<IpAddr>,
-    before: Option<String>,
-    host: &Host,
-) {
-    let peer = peer.map(|address| address.to_canonical().to_string());
-    let chain = match (before, peer) {
-        (Some(before), Some(peer)) => Some(format!("{before}, {peer}")),
-        (before, peer) => before.or(peer),
-    };
-    if let Some(chain) = chain.and_then(|chain| HeaderValue::try_from(chain).ok()) {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
-    headers
-        .entry(X_FORWARDED_HOST)
-        .or_insert_with(|| host.value().clone());
-}
-
-fn only_value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
-}
-
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let lines: Vec<&str> = headers
-        .get_all(name)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .collect();
-    (!lines.is_empty()).then(|| lines.join(", "))
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split the cookie field; HTTP/1 must not see it split.
@@ -225,7 +200,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use super::{HeadError, Host, ManagedNames, Outbound, check_head, rewrite_request};
+    use super::{HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, rewrite_request};
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use http::{Request, Version, request};
 
@@ -253,6 +228,7 @@ mod tests {
                 forward_authorization: false,
                 host: &host,
                 version: Version::HTTP_11,
+                pseudonym: &Pseudonym::new(7),
                 peer: Some([10, 0, 0, 9].into()),
                 peer_is_trusted: trusted,
                 request_id: &HeaderValue::from_static("id-1"),
@@ -278,6 +254,21 @@ mod tests {
             ("upgrade", "WebSocket"),
         ];
         assert!(check_head(&head("GET", "/", &websocket)).is_ok());
+        for (field, sound) in [
+            (("content-length", "0"), true),
+            (("content-length", "5"), false),
+            (("content-length", "10"), false),
+            (("transfer-encoding", "chunked"), false),
+        ] {
+            let fields = [&websocket[..], &[field]].concat();
+            let expected = if sound {
+                None
+            } else {
+                Some(HeadError::UpgradeWithBody)
+            };
+            let found = check_head(&head("GET", "/", &fields)).err();
+            assert_eq!(found, expected, "{field:?}");
+        }
         assert!(
             check_head(&head(
                 "POST",
@@ -446,7 +437,6 @@ mod tests {
             "expect",
             "x-forwarded-user",
             "x_forwarded_user",
-            "forwarded",
         ] {
             assert!(values(&headers, gone).is_empty(), "{gone}");
         }
@@ -456,7 +446,8 @@ mod tests {
             ("x-forwarded-host", &["a.example"]),
             ("x-forwarded-proto", &["http"]),
             ("x-request-id", &["id-1"]),
-            ("via", &["1.1 front", "1.1 authgate"]),
+            ("via", &["1.1 front", "1.1 authgate-00000007"]),
+            ("forwarded", &["for=10.0.0.9;host=\"a.example\";proto=http"]),
             ("accept", &["a", "b"]),
             ("cookie", &["a=1; b=2"]),
             ("traceparent", &["fresh"]),

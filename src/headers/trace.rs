@@ -35,13 +35,27 @@ pub fn is_traceparent(text: &[u8]) -> bool {
         && not_zero(parent_id)
 }
 
+/// The most members of a `tracestate` (Trace Context §3.3.1.1).
+const MAX_TRACESTATE_MEMBERS: usize = 32;
+
+/// The length that everybody must be able to pass on (Trace Context §3.3.1.5); beyond it the whole is
+/// worth nothing, since nobody knows what the next one would drop.
+const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// Whether a `tracestate`, all its lines together, is worth passing on.
+#[must_use]
+pub fn is_tracestate(text: &str) -> bool {
+    let members = text.split(',').filter(|member| !member.trim().is_empty());
+    text.len() <= MAX_TRACESTATE_BYTES && members.count() <= MAX_TRACESTATE_MEMBERS
+}
+
 const fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{is_request_id, is_traceparent};
+    use super::{is_request_id, is_traceparent, is_tracestate};
 
     #[test]
     fn request_ids() {
@@ -72,6 +86,21 @@ mod tests {
             (String::new(), false),
         ] {
             assert_eq!(is_traceparent(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn tracestates() {
+        let members = |count| vec!["a=1"; count].join(",");
+        for (text, expected) in [
+            ("v=1".to_owned(), true),
+            (members(32), true),
+            (format!(",, {} ,", members(32)), true),
+            (members(33), false),
+            (format!("v={}", "x".repeat(510)), true),
+            (format!("v={}", "x".repeat(511)), false),
+        ] {
+            assert_eq!(is_tracestate(&text), expected, "{text}");
         }
     }
 }

@@ -137,6 +137,7 @@ impl AccessLog {
         self.code = Some(refusal.code());
         self.detail = Some(refusal.to_string());
         self.outcome = match refusal {
+            refusal if refusal.is_by_leaving() => Outcome::Cancelled,
             Refusal::Upstream(Failure::Body(_)) => Outcome::Refused,
             Refusal::Upstream(_) => Outcome::Failed,
             _ => Outcome::Refused,

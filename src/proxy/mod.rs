@@ -27,7 +27,7 @@ pub use refusal::Refusal;
 use crate::authorized::AuthorizedRequest;
 use crate::config::Config;
 use crate::cors::Origin;
-use crate::headers::{self, Host, Outbound};
+use crate::headers::{self, Host, Outbound, Pseudonym};
 use crate::identity::Identity;
 use crate::keys::KeyStore;
 use crate::listener::{Client, Handler, Unreadable};
@@ -47,6 +47,7 @@ pub struct Shared {
     keys: Arc<KeyStore>,
     verified: TokenCache<Identity>,
     metrics: Arc<Metrics>,
+    pseudonym: Pseudonym,
 }
 
 /// One worker's proxy.
@@ -62,7 +63,9 @@ impl Shared {
     /// Puts together what is decided once.
     #[must_use]
     pub fn new(config: Config, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
+        let instance = u32::try_from(Random::new().bits() >> 32).unwrap_or(u32::MAX);
         Self {
+            pseudonym: Pseudonym::new(instance),
             verifier: Verifier::new(config.auth0.verifier.clone()),
             config,
             keys,
@@ -112,7 +115,7 @@ impl Proxy {
             .handle(request, &client, &origin, &request_id, &mut log)
             .await
         {
-            Ok(Answer::Preflight(response)) => {
+            Ok(Answer::Own(response)) => {
                 log.status(response.status());
                 log.complete();
                 response.map(|()| Body::none())
@@ -159,16 +162,22 @@ impl Proxy {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
         let host = self.check(&head, &body, client)?;
+        let is_upgrade = headers::is_websocket_upgrade(&head);
+        // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
+        if head.method == Method::OPTIONS && head.uri.path() == "*" {
+            return Ok(Answer::Own(respond::options(origin, request_id)));
+        }
         if let Some(settings) = &self.shared.config.cors {
             if preflight_method(&head.method, &head.headers, &body).is_some() {
-                return Ok(Answer::Preflight(respond::preflight(
+                return Ok(Answer::Own(respond::preflight(
                     origin,
                     &head.headers,
                     settings,
                     request_id,
                 )));
             }
-            if settings.enforce_origin && *origin == Origin::Foreign {
+            // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
+            if *origin == Origin::Foreign && (settings.enforce_origin || is_upgrade) {
                 return Err(Refusal::OriginDenied);
             }
         }
@@ -177,8 +186,10 @@ impl Proxy {
             log.shadowed(denial.code());
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
-        let is_upgrade = headers::is_websocket_upgrade(&head);
         let version = head.version;
+        if !headers::spend_forward(&mut head) {
+            return Ok(Answer::Own(respond::options(origin, request_id)));
+        }
         self.shared
             .config
             .token_sources
@@ -238,7 +249,15 @@ impl Proxy {
         {
             return Err(Refusal::BodyTooLarge);
         }
-        headers::check_head(head).map_err(Refusal::Head)
+        let host = headers::check_head(head).map_err(Refusal::Head)?;
+        let allowed = &self.shared.config.allowed_hosts;
+        if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+            return Err(Refusal::HostNotServed);
+        }
+        if self.shared.pseudonym.has_forwarded(&head.headers) {
+            return Err(Refusal::Loop);
+        }
+        Ok(host)
     }
 
     /// Both checks: who is asking, and may they.
@@ -274,7 +293,7 @@ impl Proxy {
     }
 
     fn outbound<'r>(
-        &self,
+        &'r self,
         head: &request::Parts,
         host: &'r Host,
         client: &Client,
@@ -293,6 +312,7 @@ impl Proxy {
             forward_authorization: config.identity.forward_authorization,
             host,
             version: head.version,
+            pseudonym: &self.shared.pseudonym,
             peer,
             peer_is_trusted,
             request_id,
@@ -365,10 +385,10 @@ impl Handler for Arc<Proxy> {
     }
 }
 
-/// What comes back from the upstream.
+/// What comes back to a request that is not refused.
 enum Answer {
-    /// The answer to a preflight, made here in the upstream's stead.
-    Preflight(Response<()>),
+    /// Made here: for a preflight in the upstream's stead, or for an OPTIONS that ends here.
+    Own(Response<()>),
     /// An ordinary answer, streaming.
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.

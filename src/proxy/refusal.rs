@@ -6,7 +6,7 @@ use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::{Denial, PathError};
 use crate::token::{AuthorizationError, Rejection};
-use crate::upstream::Failure;
+use crate::upstream::{Failure, RequestBodyError};
 
 /// Why a request is not answered by the upstream. `Display` is for the log.
 #[derive(Debug)]
@@ -19,8 +19,12 @@ pub enum Refusal {
     Denied(Denial),
     /// The head is unsound.
     Head(HeadError),
+    /// The host is not in `allowed_hosts`.
+    HostNotServed,
     /// Keys are missing, so tokens cannot be judged.
     KeysUnavailable,
+    /// The request has passed here before.
+    Loop,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
     /// Too many new tokens are waiting for their signature check.
@@ -53,8 +57,10 @@ impl Refusal {
                 HeadError::ContentLength | HeadError::Scheme | HeadError::TransferEncoding,
             )
             | Self::Unreadable(Unreadable::Malformed(_)) => "request_malformed",
-            Self::Head(HeadError::Upgrade) => "upgrade_not_served",
+            Self::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => "upgrade_not_served",
+            Self::HostNotServed => "host_not_served",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::Loop => "loop_detected",
             Self::OriginDenied => "origin_denied",
             Self::Overloaded => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
@@ -67,6 +73,46 @@ impl Refusal {
             Self::Upstream(failure) => failure.code(),
         }
     }
+
+    /// The error type for `Proxy-Status` (RFC 9209 §2.3). Every reason is named: a new one does not
+    /// compile until it has a type.
+    #[deny(clippy::wildcard_enum_match_arm)]
+    #[must_use]
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Self::Authorization(_)
+            | Self::BodyTooLarge
+            | Self::Head(
+                HeadError::ContentLength
+                | HeadError::Host(_)
+                | HeadError::Scheme
+                | HeadError::TransferEncoding
+                | HeadError::Upgrade
+                | HeadError::UpgradeWithBody,
+            )
+            | Self::Path(_)
+            | Self::TooManyHeaders
+            | Self::Unreadable(_)
+            | Self::UriTooLong => "http_request_error",
+            Self::Denied(_)
+            | Self::Head(HeadError::Method)
+            | Self::HostNotServed
+            | Self::OriginDenied
+            | Self::Token(_) => "http_request_denied",
+            Self::KeysUnavailable | Self::Overloaded => "proxy_internal_error",
+            Self::Loop => "proxy_loop_detected",
+            Self::Upstream(failure) => failure.error_type(),
+        }
+    }
+
+    /// Whether the client itself broke off.
+    #[must_use]
+    pub const fn is_by_leaving(&self) -> bool {
+        matches!(
+            self,
+            Self::Upstream(Failure::Body(RequestBodyError::Gone(_)))
+        )
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -76,12 +122,14 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
             Self::Head(error) => error.fmt(f),
+            Self::HostNotServed => f.write_str("the host is not in allowed_hosts"),
             Self::KeysUnavailable => {
                 f.write_str("an issuer's keys are not there, so no token can be judged")
             }
-            Self::OriginDenied => {
-                f.write_str("the origin is not in cors.origins, and cors.enforce_origin is on")
+            Self::Loop => {
+                f.write_str("Via says that this instance has passed the request on before")
             }
+            Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
             Self::Overloaded => {
                 f.write_str("too many new tokens are waiting for their signature check")
             }

@@ -22,6 +22,9 @@ const KEYS_RETRY_AFTER: &str = "5";
 /// When a client that met the queue of first checks should come back.
 const OVERLOAD_RETRY_AFTER: &str = "1";
 
+/// Who has answered, and why (RFC 9209). No details: those are in the log.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What the client is told. The words of 401 and 403 are those that Mastra's clients print.
@@ -74,7 +77,7 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Head(HeadError::Method) => {
             Answer::plain(StatusCode::NOT_IMPLEMENTED, "Method not served")
         }
-        Refusal::Head(HeadError::Upgrade) => {
+        Refusal::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served")
         }
         Refusal::Head(
@@ -83,6 +86,7 @@ fn answer(refusal: &Refusal) -> Answer {
             | HeadError::Scheme
             | HeadError::TransferEncoding,
         ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
+        Refusal::HostNotServed => Answer::plain(StatusCode::MISDIRECTED_REQUEST, "Host not served"),
         Refusal::KeysUnavailable => Answer {
             header: Some((RETRY_AFTER, KEYS_RETRY_AFTER.to_owned())),
             ..Answer::plain(
@@ -90,6 +94,7 @@ fn answer(refusal: &Refusal) -> Answer {
                 "Tokens cannot be verified at the moment",
             )
         },
+        Refusal::Loop => Answer::plain(StatusCode::LOOP_DETECTED, "Loop detected"),
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
         Refusal::Overloaded => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
@@ -115,13 +120,15 @@ fn answer(refusal: &Refusal) -> Answer {
             Failure::Body(RequestBodyError::TooLarge) => {
                 Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
             }
-            Failure::Body(RequestBodyError::Client(_)) => {
+            Failure::Body(RequestBodyError::Gone(_) | RequestBodyError::Malformed(_)) => {
                 Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
             }
             Failure::Broken(_)
             | Failure::Closed
             | Failure::Connect(_)
+            | Failure::Resolve(_)
             | Failure::Tls(_)
+            | Failure::UnaskedUpgrade
             | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
             Failure::NoDescriptor => overloaded(),
             Failure::ConnectTimeout(_) | Failure::ResponseTimeout(_) => {
@@ -176,7 +183,10 @@ pub(super) fn refuse(
 ) -> Response<Body> {
     log.refused(refusal);
     let response = refusal_text(refusal, realm, request_id, origin);
-    log.status(response.status());
+    // Who has left gets nothing.
+    if !refusal.is_by_leaving() {
+        log.status(response.status());
+    }
     response.map(|text| Body::own(text, log))
 }
 
@@ -233,6 +243,8 @@ fn refusal_text(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_REQUEST_ID, request_id.clone());
+    let status = format!("authgate; error={}", refusal.error_type());
+    set_text(headers, PROXY_STATUS, Some(status));
     set_text(
         headers,
         WWW_AUTHENTICATE,
@@ -252,11 +264,24 @@ pub(super) fn preflight(
     settings: &CorsSettings,
     request_id: &HeaderValue,
 ) -> Response<()> {
+    let mut response = no_content(request_id);
+    origin.mark_preflight(response.headers_mut(), request, settings);
+    response
+}
+
+/// Answers an OPTIONS that is not to go further. It says nothing of the upstream.
+pub(super) fn options(origin: &Origin, request_id: &HeaderValue) -> Response<()> {
+    let mut response = no_content(request_id);
+    origin.mark_own(response.headers_mut());
+    response
+}
+
+fn no_content(request_id: &HeaderValue) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id.clone());
-    origin.mark_preflight(headers, request, settings);
+    headers.insert(PROXY_STATUS, HeaderValue::from_static("authgate"));
     response
 }
 

@@ -1,6 +1,7 @@
 //! Bodies in both directions. Nothing is gathered; frames pass as they come.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,10 +66,12 @@ impl Upload {
 }
 
 /// Why a request body was not passed on to its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum RequestBodyError {
-    /// The client's connection or framing broke; what hyper says of it.
-    Client(String),
+    /// The client went away before the end; what hyper says of it.
+    Gone(String),
+    /// The client's framing broke; what hyper says of it.
+    Malformed(String),
     /// It is longer than `limits.body_bytes`.
     TooLarge,
 }
@@ -76,13 +79,35 @@ pub enum RequestBodyError {
 impl fmt::Display for RequestBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Client(error) => write!(f, "the client's body broke off: {error}"),
+            Self::Gone(error) => write!(f, "the client broke off its body: {error}"),
+            Self::Malformed(error) => write!(f, "the client's body is malformed: {error}"),
             Self::TooLarge => f.write_str("the body is larger than limits.body_bytes"),
         }
     }
 }
 
 impl std::error::Error for RequestBodyError {}
+
+impl RequestBodyError {
+    /// hyper tells a framing that it cannot read by the kind of its I/O error.
+    fn of_client(error: &hyper::Error) -> Self {
+        let cause = std::error::Error::source(error);
+        let malformed = cause
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+            .is_some_and(|cause| {
+                matches!(
+                    cause.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+                )
+            });
+        let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        if malformed {
+            Self::Malformed(text)
+        } else {
+            Self::Gone(text)
+        }
+    }
+}
 
 impl RequestBody {
     /// A client's body, of at most `limit` bytes if there is one. `on_end` is told when it was read
@@ -145,7 +170,7 @@ impl Body for RequestBody {
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
-                return Poll::Ready(Some(Err(RequestBodyError::Client(error.to_string()))));
+                return Poll::Ready(Some(Err(RequestBodyError::of_client(&error))));
             }
             Some(Ok(frame)) => frame,
         };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -161,7 +162,10 @@ impl Connector {
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect((host, port))
+    // An address needs no look-up, and gets none.
+    let addresses = lookup_host((host, port)).await.map_err(Failure::Resolve)?;
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    let stream = TcpStream::connect(addresses.as_slice())
         .await
         .map_err(Failure::connect)?;
     // Events must not wait for the next one (Nagle).

@@ -21,10 +21,14 @@ pub enum Failure {
     ConnectTimeout(Duration),
     /// No connection could be made, because this process has no file descriptor left for it.
     NoDescriptor,
+    /// The upstream's name leads to no address.
+    Resolve(io::Error),
     /// No answer within `timeouts.response_header`.
     ResponseTimeout(Duration),
     /// The TLS handshake failed.
     Tls(io::Error),
+    /// `101` where nobody asked for it, or to something that nobody asked for.
+    UnaskedUpgrade,
     /// The answer cannot be passed on.
     Unsound(&'static str),
 }
@@ -32,14 +36,9 @@ pub enum Failure {
 impl Failure {
     /// An exchange that broke, by whoever's fault it was.
     pub(super) fn broken(error: hyper::Error) -> Self {
-        let body = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
-        match body {
-            Some(RequestBodyError::TooLarge) => Self::Body(RequestBodyError::TooLarge),
-            Some(RequestBodyError::Client(cause)) => {
-                Self::Body(RequestBodyError::Client(cause.clone()))
-            }
-            None => Self::Broken(error),
-        }
+        let body: Option<&RequestBodyError> =
+            std::error::Error::source(&error).and_then(|cause| cause.downcast_ref());
+        body.cloned().map_or(Self::Broken(error), Self::Body)
     }
 
     /// A connection that could not be made.
@@ -58,12 +57,33 @@ impl Failure {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Body(RequestBodyError::Client(_)) => "request_malformed",
+            Self::Body(RequestBodyError::Gone(_)) => "client_closed",
+            Self::Body(RequestBodyError::Malformed(_)) => "request_malformed",
             Self::Body(RequestBodyError::TooLarge) => "body_too_large",
-            Self::Broken(_) | Self::Closed | Self::Unsound(_) => "upstream_failed",
-            Self::Connect(_) | Self::Tls(_) => "upstream_unreachable",
             Self::NoDescriptor => "overloaded",
+            Self::Broken(_) | Self::Closed | Self::UnaskedUpgrade | Self::Unsound(_) => {
+                "upstream_failed"
+            }
+            Self::Connect(_) | Self::Resolve(_) | Self::Tls(_) => "upstream_unreachable",
             Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => "upstream_timeout",
+        }
+    }
+
+    /// The error type for `Proxy-Status` (RFC 9209 §2.3).
+    #[must_use]
+    pub fn error_type(&self) -> &'static str {
+        match self {
+            Self::Body(_) => "http_request_error",
+            Self::Broken(error) if error.is_parse() => "http_protocol_error",
+            Self::Broken(_) | Self::Closed => "connection_terminated",
+            Self::Connect(error) => connect_error_type(error.kind()),
+            Self::ConnectTimeout(_) => "connection_timeout",
+            Self::NoDescriptor => "proxy_internal_error",
+            Self::Resolve(_) => "dns_error",
+            Self::ResponseTimeout(_) => "http_response_timeout",
+            Self::Tls(error) => tls_error_type(error),
+            Self::UnaskedUpgrade => "http_upgrade_failed",
+            Self::Unsound(_) => "http_protocol_error",
         }
     }
 }
@@ -80,11 +100,35 @@ impl fmt::Display for Failure {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::ConnectTimeout(limit) => write!(f, "no connection within {limit:?}"),
             Self::NoDescriptor => f.write_str("no file descriptor is left for a connection"),
+            Self::Resolve(error) => write!(f, "cannot resolve the name: {error}"),
             Self::ResponseTimeout(limit) => write!(f, "no answer within {limit:?}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::UnaskedUpgrade => f.write_str("unsound answer: 101 that nobody asked for"),
             Self::Unsound(what) => write!(f, "unsound answer: {what}"),
         }
     }
 }
 
 impl std::error::Error for Failure {}
+
+fn connect_error_type(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "connection_refused",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "destination_ip_unroutable"
+        }
+        io::ErrorKind::TimedOut => "connection_timeout",
+        _ => "destination_unavailable",
+    }
+}
+
+fn tls_error_type(error: &io::Error) -> &'static str {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            "tls_certificate_error"
+        }
+        _ => "tls_protocol_error",
+    }
+}

@@ -97,7 +97,7 @@ impl Upstream {
             let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             let to = response.headers().get(UPGRADE);
             if switches && !to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
-                return Err(Failure::Unsound("101 to something else than websocket"));
+                return Err(Failure::UnaskedUpgrade);
             }
             Ok(response)
         };
@@ -163,7 +163,7 @@ impl Upstream {
         (mut response, connection): (Response<Incoming>, Connection),
     ) -> Result<Response<ResponseBody>, Failure> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::Unsound("101 without being asked"));
+            return Err(Failure::UnaskedUpgrade);
         }
         check_framing(response.headers())?;
         // This gateway speaks for itself: an answer of unknown length from an HTTP/1.0 backend must

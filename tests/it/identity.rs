@@ -428,7 +428,10 @@ async fn forwarding_facts_are_not_taken_from_strangers() {
     assert_eq!(readings(&head, "x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(readings(&head, "x-forwarded-proto"), ["http"]);
     assert_eq!(readings(&head, "x-forwarded-host"), ["agents.example.com"]);
-    assert_eq!(readings(&head, "forwarded"), Vec::<&str>::new());
+    assert_eq!(
+        readings(&head, "forwarded"),
+        ["for=127.0.0.1;host=\"agents.example.com\";proto=http"]
+    );
 }
 
 #[tokio::test]
@@ -444,6 +447,13 @@ async fn forwarding_facts_are_extended_for_trusted_proxies() {
     assert_eq!(head.get("x-forwarded-proto"), Some("https"));
     assert_eq!(head.get("x-forwarded-host"), Some("public.example"));
     assert_eq!(head.all("x_forwarded_for"), Vec::<&str>::new());
+    assert_eq!(
+        head.get("forwarded"),
+        Some(
+            "for=203.0.113.9;proto=https;host=public.example, \
+             for=127.0.0.1;host=\"agents.example.com\";proto=http"
+        )
+    );
 }
 
 async fn forwarded(issuer: &Issuer, upstream: &Upstream, proxy: &Proxy) -> Head {

@@ -69,7 +69,61 @@ pub fn own(response: &Response, status: u16, code: &str) -> Result<(), String> {
         return Err(format!("expected the words {words:?}, found {found}"));
     }
     fields(response, &body)?;
+    proxy_status(response, code)?;
     challenge(response, status, code)
+}
+
+/// RFC 9209: who has answered, and a registered error type that fits the code. Nothing more is said.
+fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
+    let fitting: &[&str] = match code {
+        "rule_denied" | "scope_missing" | "origin_denied" | "method_denied"
+        | "method_not_served" | "host_not_served" => &["http_request_denied"],
+        "authorization_malformed"
+        | "body_too_large"
+        | "headers_too_many"
+        | "host_malformed"
+        | "path_ambiguous"
+        | "path_malformed"
+        | "request_malformed"
+        | "upgrade_not_served"
+        | "uri_too_long" => &["http_request_error"],
+        "keys_unavailable" | "overloaded" => &["proxy_internal_error"],
+        "loop_detected" => &["proxy_loop_detected"],
+        "upstream_unreachable" => &[
+            "connection_refused",
+            "destination_ip_unroutable",
+            "destination_unavailable",
+            "dns_error",
+            "tls_alert_received",
+            "tls_certificate_error",
+            "tls_protocol_error",
+        ],
+        "upstream_failed" => &[
+            "connection_terminated",
+            "http_protocol_error",
+            "http_upgrade_failed",
+        ],
+        "upstream_timeout" => &["connection_timeout", "http_response_timeout"],
+        token if token.starts_with("token_") => &["http_request_denied"],
+        other => return Err(format!("no error type is known for {other}")),
+    };
+    let found = error_type(response)?;
+    if fitting.contains(&found) {
+        Ok(())
+    } else {
+        Err(format!("error type {found} for {code}"))
+    }
+}
+
+/// The error type in the `Proxy-Status` of an answer of authgate's own.
+pub fn error_type(response: &Response) -> Result<&str, String> {
+    let lines = response.head.all("proxy-status");
+    match lines.as_slice() {
+        [line] => line
+            .strip_prefix("authgate; error=")
+            .ok_or(format!("proxy-status is {line}")),
+        lines => Err(format!("proxy-status is there {} times", lines.len())),
+    }
 }
 
 /// The texts that Mastra's own clients print.
