@@ -16,7 +16,7 @@ use crate::clock::UnixTime;
 use crate::identity::Identity;
 use crate::metrics::{Finished, Metrics, StreamKind};
 use crate::token::VerifiedToken;
-use crate::upstream::Failure;
+use crate::upstream::{Failure, RequestBodyError};
 
 /// The longest part of a path that is logged; a path can be as long as `limits.uri_bytes`.
 const MAX_LOGGED_PATH: usize = 1024;
@@ -60,6 +60,15 @@ enum Outcome {
 }
 
 impl Outcome {
+    /// What became of a request that met this failure.
+    const fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::Body(RequestBodyError::Gone(_)) => Self::Cancelled,
+            Failure::Body(_) => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",
@@ -137,9 +146,7 @@ impl AccessLog {
         self.code = Some(refusal.code());
         self.detail = Some(refusal.to_string());
         self.outcome = match refusal {
-            refusal if refusal.is_by_leaving() => Outcome::Cancelled,
-            Refusal::Upstream(Failure::Body(_)) => Outcome::Refused,
-            Refusal::Upstream(_) => Outcome::Failed,
+            Refusal::Upstream(failure) => Outcome::of(failure),
             _ => Outcome::Refused,
         };
     }
@@ -180,11 +187,11 @@ impl AccessLog {
             Some("streams.expiry_grace after exp is over; the stream was ended".to_owned());
     }
 
-    /// The upstream broke in the middle of its answer.
-    pub(super) fn broken(&mut self, error: &hyper::Error) {
-        self.outcome = Outcome::Failed;
-        self.code = Some("upstream_failed");
-        self.detail = Some(format!("the answer broke off: {error}"));
+    /// The exchange broke in the middle of the answer.
+    pub(super) fn broken(&mut self, failure: &Failure) {
+        self.outcome = Outcome::of(failure);
+        self.code = Some(failure.code());
+        self.detail = Some(format!("the answer broke off: {failure}"));
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
-use crate::upstream::ResponseBody;
+use crate::upstream::{Failure, ResponseBody};
 
 /// A response body.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ struct Expiry {
 pub enum BodyError {
     /// The caller's token has expired, and `streams.expiry_grace` is over.
     Expired,
-    /// The upstream broke.
-    Upstream(hyper::Error),
+    /// The exchange with the upstream broke.
+    Upstream(Failure),
 }
 
 impl fmt::Display for BodyError {
@@ -183,13 +183,10 @@ impl Expiry {
 }
 
 impl Upstream {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match self {
             Self::Pooled(body) => Pin::new(body).poll_frame(cx),
-            Self::Single(body) => Pin::new(body).poll_frame(cx),
+            Self::Single(body) => Pin::new(body).poll_frame(cx).map_err(Failure::Broken),
         }
     }
 

@@ -111,6 +111,7 @@ impl Proxy {
         let cors = self.shared.config.cors.as_ref();
         let origin = Origin::of(request.headers(), cors);
         let is_http2 = request.version() == Version::HTTP_2;
+        let mut is_last = client.is_draining();
         let mut response = match self
             .handle(request, &client, &origin, &request_id, &mut log)
             .await
@@ -132,16 +133,18 @@ impl Proxy {
                 let expiry = log.expiry(self.shared.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
-            Err(refusal) => respond::refuse(
-                &refusal,
-                &self.shared.config.auth0.name,
-                &request_id,
-                &origin,
-                log,
-            ),
+            Err(refusal) => {
+                is_last |= refusal.leaves_framing_in_doubt();
+                respond::refuse(
+                    &refusal,
+                    &self.shared.config.auth0.name,
+                    &request_id,
+                    &origin,
+                    log,
+                )
+            }
         };
-        if client.is_draining() && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
+        if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             // Tells the client to use another connection next time (RFC 9112 §9.6).
             response
                 .headers_mut()

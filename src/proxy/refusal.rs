@@ -105,6 +105,20 @@ impl Refusal {
         }
     }
 
+    /// Whether what follows on the connection may be a part of this request (RFC 9112 §6.3).
+    #[must_use]
+    pub const fn leaves_framing_in_doubt(&self) -> bool {
+        matches!(
+            self,
+            Self::Head(
+                HeadError::ContentLength
+                    | HeadError::TransferEncoding
+                    | HeadError::Upgrade
+                    | HeadError::UpgradeWithBody
+            )
+        )
+    }
+
     /// Whether the client itself broke off.
     #[must_use]
     pub const fn is_by_leaving(&self) -> bool {

@@ -17,6 +17,7 @@ use super::body::{Body, Upstream};
 use super::frames::FrameBoundary;
 use super::{Answer, headers};
 use crate::listener::{Client, Slot};
+use crate::upstream::Failure;
 
 /// How much of a direction is held at a time; WebSocket frames of agents are small.
 const BUFFER_BYTES: usize = 8 * 1024;
@@ -86,7 +87,7 @@ pub(super) fn answer(
                     log.complete();
                 }
             },
-            Err(error) => log.broken(&error),
+            Err(error) => log.broken(&Failure::Broken(error)),
         }
     });
     response.map(|_| Body::none())

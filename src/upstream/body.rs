@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::connection::Connection;
+use super::failure::Failure;
 use super::pool::Pool;
 use crate::clock::after;
 
@@ -41,6 +42,8 @@ pub(super) struct Upload {
     began: Instant,
     /// Milliseconds from `began` to the last frame.
     last_frame: AtomicU64,
+    /// Why it did not come to its end.
+    error: OnceLock<RequestBodyError>,
 }
 
 impl Upload {
@@ -48,12 +51,19 @@ impl Upload {
         Arc::new(Self {
             began: Instant::now(),
             last_frame: AtomicU64::new(0),
+            error: OnceLock::new(),
         })
     }
 
     fn on_frame(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_frame.store(now, Ordering::Relaxed);
+    }
+
+    /// An answer that breaks after its upload has broken for that reason.
+    pub(super) fn failure(&self, error: hyper::Error) -> Failure {
+        let upload = self.error.get().cloned();
+        upload.map_or(Failure::Broken(error), Failure::Body)
     }
 
     /// When the last of it passed; when it began, if nothing has.
@@ -151,6 +161,10 @@ impl RequestBody {
     pub(super) const fn upload(&self) -> &Arc<Upload> {
         &self.upload
     }
+
+    fn broken(&self, error: RequestBodyError) -> RequestBodyError {
+        self.upload.error.get_or_init(|| error).clone()
+    }
 }
 
 impl Body for RequestBody {
@@ -170,7 +184,8 @@ impl Body for RequestBody {
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
-                return Poll::Ready(Some(Err(RequestBodyError::of_client(&error))));
+                let error = self.broken(RequestBodyError::of_client(&error));
+                return Poll::Ready(Some(Err(error)));
             }
             Some(Ok(frame)) => frame,
         };
@@ -181,10 +196,11 @@ impl Body for RequestBody {
         };
         if let Some(remaining) = self.remaining {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-            match remaining.checked_sub(length) {
-                Some(rest) => self.remaining = Some(rest),
-                None => return Poll::Ready(Some(Err(RequestBodyError::TooLarge))),
-            }
+            let Some(rest) = remaining.checked_sub(length) else {
+                let error = self.broken(RequestBodyError::TooLarge);
+                return Poll::Ready(Some(Err(error)));
+            };
+            self.remaining = Some(rest);
         }
         self.upload.on_frame();
         if over {
@@ -210,6 +226,7 @@ impl Body for RequestBody {
 pub struct ResponseBody {
     incoming: Incoming,
     connection: Option<Connection>,
+    upload: Arc<Upload>,
     pool: Arc<Pool>,
     keep_alive: Duration,
 }
@@ -218,12 +235,14 @@ impl ResponseBody {
     pub(super) fn new(
         incoming: Incoming,
         connection: Connection,
+        upload: Arc<Upload>,
         pool: Arc<Pool>,
         keep_alive: Duration,
     ) -> Self {
         let mut body = Self {
             incoming,
             connection: Some(connection),
+            upload,
             pool,
             keep_alive,
         };
@@ -248,12 +267,12 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Failure;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
         if frame.is_pending()
             && let Some(connection) = &mut self.connection
@@ -266,7 +285,7 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(_))) => self.release_at_end(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
-        frame
+        frame.map_err(|error| self.upload.failure(error))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -66,7 +66,7 @@ impl Upstream {
             });
         }
         let upload = Arc::clone(request.body().upload());
-        self.within_patience(&upload, self.send_with_retry(request))
+        self.within_patience(&upload, self.send_with_retry(request, &upload))
             .await
     }
 
@@ -131,12 +131,13 @@ impl Upstream {
     async fn send_with_retry(
         &self,
         request: Request<RequestBody>,
+        upload: &Arc<Upload>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let mut request = with_framing(request);
         while let Some(connection) = self.pool.take().await {
             let spare = spare_copy(&request);
             request = match (connection.exchange(request).await, spare) {
-                (Ok(answer), _) => return self.streaming(answer),
+                (Ok(answer), _) => return self.streaming(answer, upload),
                 (Err(ExchangeError::Unsent(request)), _) => *request,
                 (Err(ExchangeError::Refused(error)), Some(spare)) => {
                     tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
@@ -150,7 +151,7 @@ impl Upstream {
         }
         let connection = Connection::new(self.connector.handshake().await?);
         match connection.exchange(request).await {
-            Ok(answer) => self.streaming(answer),
+            Ok(answer) => self.streaming(answer, upload),
             Err(ExchangeError::Unsent(_)) => Err(Failure::Closed),
             Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)) => {
                 Err(Failure::broken(error))
@@ -161,6 +162,7 @@ impl Upstream {
     fn streaming(
         &self,
         (mut response, connection): (Response<Incoming>, Connection),
+        upload: &Arc<Upload>,
     ) -> Result<Response<ResponseBody>, Failure> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failure::UnaskedUpgrade);
@@ -171,7 +173,8 @@ impl Upstream {
         *response.version_mut() = Version::HTTP_11;
         let keep_alive = pool::keep_alive(response.headers());
         Ok(response.map(|incoming| {
-            ResponseBody::new(incoming, connection, Arc::clone(&self.pool), keep_alive)
+            let (upload, pool) = (Arc::clone(upload), Arc::clone(&self.pool));
+            ResponseBody::new(incoming, connection, upload, pool, keep_alive)
         }))
     }
 }

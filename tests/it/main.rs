@@ -11,6 +11,7 @@
 
 mod answers;
 mod attacks;
+mod conduct;
 mod config;
 mod connections;
 mod flaws;

@@ -257,6 +257,11 @@ impl Client {
             .map(|_| ())
     }
 
+    /// Makes the end of the connection a reset.
+    pub fn reset_at_the_end(&self) {
+        self.wire.reset_at_the_end().expect("SO_LINGER");
+    }
+
     /// Waits until the proxy has ended the connection.
     pub async fn closed(&mut self) {
         within("the end of the connection", self.wire.wait_closed()).await;
