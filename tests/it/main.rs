@@ -23,6 +23,7 @@ mod issuer;
 mod keys;
 mod life;
 mod metrics;
+mod regressions;
 mod rules;
 mod streaming;
 mod support;
