@@ -1421,15 +1421,22 @@ async fn no_spelling_of_a_managed_name_reaches_the_upstream() {
             spellings.push(name.to_uppercase().replace('-', &sign.to_string()));
         }
         for spelling in spellings {
-            for (path, bearer) in [("/x", true), ("/public/x", true), ("/public/x", false)] {
+            for (path, bearer, nominated) in [
+                ("/x", true, ""),
+                ("/x", true, name),
+                ("/public/x", true, ""),
+                ("/public/x", false, ""),
+                ("/public/x", false, name),
+            ] {
                 let mut request = Request::get(path)
                     .header(&spelling, "mallory")
-                    .header("Connection", &format!("keep-alive, {spelling}"))
+                    .header("Connection", &format!("keep-alive, {nominated}"))
                     .header(&spelling, "mallory");
                 if bearer {
                     request = request.bearer(&token);
                 }
-                let case = format!("{spelling} on {path}, token: {bearer}");
+                let case =
+                    format!("{spelling} on {path}, token: {bearer}, nominated: {nominated:?}");
                 let answer = client.request(&request).await;
                 findings.check(&case, answer.status() == 200, || answer.text());
                 sent += 1;

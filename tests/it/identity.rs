@@ -81,11 +81,14 @@ async fn no_client_can_say_who_it_is() {
     for (name, value) in expected {
         for spelling in spellings(name) {
             for path in ["/private", "/public/x"] {
-                let anonymous = spoofing(path, &spelling);
-                let known = anonymous.clone().bearer(&token);
-                let mut requests = vec![(known, value)];
-                if path == "/public/x" {
-                    requests.push((anonymous, None));
+                let mut requests = Vec::new();
+                // A nomination also takes the false copies away, so each is sent without one too.
+                for nominated in ["", name, &spelling] {
+                    let anonymous = spoofing(path, &spelling, nominated);
+                    requests.push((anonymous.clone().bearer(&token), value));
+                    if path == "/public/x" {
+                        requests.push((anonymous, None));
+                    }
                 }
                 for (request, value) in requests {
                     let case = format!("{spelling} on {path}, expecting {value:?}");
@@ -103,10 +106,10 @@ async fn no_client_can_say_who_it_is() {
 }
 
 /// One false copy before, one after, and a nomination that would take the true one away.
-fn spoofing(path: &str, spelling: &str) -> Request {
+fn spoofing(path: &str, spelling: &str, nominated: &str) -> Request {
     Request::get(path)
         .header(spelling, "mallory")
-        .header("Connection", &format!("close, {spelling}"))
+        .header("Connection", &format!("close, {nominated}"))
         .header(spelling, "mallory")
 }
 
