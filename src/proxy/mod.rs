@@ -198,7 +198,8 @@ impl Proxy {
             .token_sources
             .remove(&mut head, is_upgrade);
         let outbound = self.outbound(&head, &host, client, request_id);
-        let body = RequestBody::new(body, self.shared.config.limits.body_bytes, {
+        let limit = self.shared.config.limits.body_bytes;
+        let body = RequestBody::new(body, head.version, limit, {
             let client = client.clone();
             move || client.body_ended()
         });

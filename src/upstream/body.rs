@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -25,6 +26,8 @@ pub struct RequestBody {
     remaining: Option<u64>,
     upload: Arc<Upload>,
     on_end: OnEnd,
+    /// Whether the end is a flag that can be asked for, as it is in HTTP/2.
+    ends_by_flag: bool,
 }
 
 /// Told once, when a client's body was read to its end.
@@ -120,11 +123,12 @@ impl RequestBodyError {
 }
 
 impl RequestBody {
-    /// A client's body, of at most `limit` bytes if there is one. `on_end` is told when it was read
-    /// to its end.
+    /// A client's body over this version, of at most `limit` bytes if there is one. `on_end` is told
+    /// when it was read to its end.
     #[must_use]
     pub fn new(
         incoming: Incoming,
+        version: Version,
         limit: Option<usize>,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Self {
@@ -135,6 +139,7 @@ impl RequestBody {
         }));
         Self {
             on_end,
+            ends_by_flag: version == Version::HTTP_2,
             incoming: Some(incoming),
             remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
             upload: Upload::new(),
@@ -149,6 +154,7 @@ impl RequestBody {
             remaining: None,
             upload: Upload::new(),
             on_end: OnEnd(None),
+            ends_by_flag: false,
         }
     }
 
@@ -175,10 +181,16 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let ends_by_flag = self.ends_by_flag;
         let Some(incoming) = &mut self.incoming else {
             return Poll::Ready(None);
         };
         let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+            // hyper takes a stream that is reset with NO_ERROR for one that has ended.
+            None if ends_by_flag && !incoming.is_end_stream() => {
+                let error = RequestBodyError::Gone("the stream was reset".to_owned());
+                return Poll::Ready(Some(Err(self.broken(error))));
+            }
             None => {
                 self.ended();
                 return Poll::Ready(None);

@@ -108,6 +108,12 @@ impl Frames {
 
     /// Opens stream 1 with a request without a body.
     async fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) {
+        let flags = Self::END_STREAM | Self::END_HEADERS;
+        self.open(method, path, fields, flags).await;
+    }
+
+    /// Opens stream 1.
+    async fn open(&mut self, method: &str, path: &str, fields: &[(&str, &str)], flags: u8) {
         let pseudo = [
             (":method", method),
             (":scheme", "http"),
@@ -123,11 +129,11 @@ impl Frames {
                 block.extend_from_slice(text.as_bytes());
             }
         }
-        let flags = Self::END_STREAM | Self::END_HEADERS;
-        self.wire
-            .send(&frame(Self::HEADERS, flags, 1, &block))
-            .await
-            .expect("room for a request");
+        self.send(&frame(Self::HEADERS, flags, 1, &block)).await;
+    }
+
+    async fn send(&mut self, frame: &[u8]) {
+        self.wire.send(frame).await.expect("room for a frame");
     }
 
     /// The next frame, or nothing if the connection ends, properly or not.
@@ -278,6 +284,39 @@ async fn a_length_that_is_not_one_number_is_refused_over_http_2_too() {
         format!("has seen {} requests", upstream.requests())
     });
     findings.assert_none();
+}
+
+/// A stream that is reset has not ended, whatever reason is given (RFC 9113, section 8.1).
+#[tokio::test]
+async fn a_reset_is_not_the_end_of_an_upload() {
+    const NO_ERROR: u32 = 0;
+    const PROTOCOL_ERROR: u32 = 1;
+    const CANCEL: u32 = 8;
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = open_proxy(&issuer, &upstream).await;
+    for reason in [NO_ERROR, PROTOCOL_ERROR, CANCEL] {
+        let path = format!("/{reason}");
+        let mut client = Frames::connect(proxy.data, 65_535).await;
+        client.open("POST", &path, &[], Frames::END_HEADERS).await;
+        client.send(&frame(Frames::DATA, 0, 1, b"half")).await;
+        let exchange = upstream.next().await;
+        exchange.body_reaches(4).await;
+        let reset = frame(Frames::RST_STREAM, 0, 1, &reason.to_be_bytes());
+        client.send(&reset).await;
+        assert!(!exchange.body_is_whole().await, "{reason}");
+        let line = proxy.request_line(&path).await;
+        assert_eq!(line["code"], "client_closed", "{line}");
+        // The end of a stream is its end.
+        let mut client = Frames::connect(proxy.data, 65_535).await;
+        client.open("POST", "/x", &[], Frames::END_HEADERS).await;
+        client.send(&frame(Frames::DATA, 0, 1, b"half")).await;
+        let exchange = upstream.next().await;
+        exchange.body_reaches(4).await;
+        let end = frame(Frames::DATA, Frames::END_STREAM, 1, b"");
+        client.send(&end).await;
+        assert_eq!(exchange.body().await, b"half");
+    }
 }
 
 #[tokio::test]
