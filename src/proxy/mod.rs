@@ -166,23 +166,8 @@ impl Proxy {
         let (mut head, body) = request.into_parts();
         let host = self.check(&head, &body, client)?;
         let is_upgrade = headers::is_websocket_upgrade(&head);
-        // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
-        if head.method == Method::OPTIONS && head.uri.path() == "*" {
-            return Ok(Answer::Own(respond::options(origin, request_id)));
-        }
-        if let Some(settings) = &self.shared.config.cors {
-            if preflight_method(&head.method, &head.headers, &body).is_some() {
-                return Ok(Answer::Own(respond::preflight(
-                    origin,
-                    &head.headers,
-                    settings,
-                    request_id,
-                )));
-            }
-            // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
-            if *origin == Origin::Foreign && (settings.enforce_origin || is_upgrade) {
-                return Err(Refusal::OriginDenied);
-            }
+        if let Some(answer) = self.own_answer(&head, &body, origin, request_id)? {
+            return Ok(Answer::Own(answer));
         }
         let permit = self.permit(&head, &body, log).await?;
         for denial in permit.shadowed() {
@@ -262,6 +247,33 @@ impl Proxy {
             return Err(Refusal::Loop);
         }
         Ok(host)
+    }
+
+    /// What is answered here before anybody is asked who they are.
+    fn own_answer(
+        &self,
+        head: &request::Parts,
+        body: &Incoming,
+        origin: &Origin,
+        request_id: &HeaderValue,
+    ) -> Result<Option<Response<()>>, Refusal> {
+        // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
+        if head.method == Method::OPTIONS && head.uri.path() == "*" {
+            return Ok(Some(respond::options(origin, request_id)));
+        }
+        let Some(settings) = &self.shared.config.cors else {
+            return Ok(None);
+        };
+        if preflight_method(&head.method, &head.headers, body).is_some() {
+            let answer = respond::preflight(origin, &head.headers, settings, request_id);
+            return Ok(Some(answer));
+        }
+        // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
+        let must_be_welcome = settings.enforce_origin || headers::is_websocket_upgrade(head);
+        if *origin == Origin::Foreign && must_be_welcome {
+            return Err(Refusal::OriginDenied);
+        }
+        Ok(None)
     }
 
     /// Both checks: who is asking, and may they.
