@@ -744,15 +744,7 @@ async fn the_admin_listener_gives_nothing_away() {
     let seen = upstream.requests();
     let kid = issuer.key().kid().to_owned();
     let parts: Vec<&str> = token.split('.').collect();
-    let told = [
-        parts[0],
-        parts[1],
-        parts[2],
-        "very-private",
-        &kid,
-        ROLES,
-        "/admin",
-    ];
+    let told = [parts[0], parts[1], parts[2], "very-private", &kid, ROLES];
     let mut findings = Findings::default();
     for path in [
         "/",

@@ -80,11 +80,13 @@ fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
         | "method_not_served" | "host_not_served" => &["http_request_denied"],
         "authorization_malformed"
         | "body_too_large"
+        | "headers_too_large"
         | "headers_too_many"
         | "host_malformed"
         | "path_ambiguous"
         | "path_malformed"
         | "request_malformed"
+        | "request_timeout"
         | "upgrade_not_served"
         | "uri_too_long" => &["http_request_error"],
         "keys_unavailable" | "overloaded" => &["proxy_internal_error"],
