@@ -16,9 +16,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
-use crate::keys::KeyStore;
 use crate::listener::{Phase, Slots};
 use crate::metrics::{Metrics, Vitals};
+use crate::proxy::Shared;
 
 /// Probes are few; this many connections at a time leave room for several probers.
 const MAX_CONNECTIONS: usize = 64;
@@ -38,8 +38,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// What probes are told of.
 #[derive(Debug, Clone)]
 pub struct Health {
-    /// Whether keys are there.
-    pub keys: Arc<KeyStore>,
+    /// The settings in force, with their keys.
+    pub shared: Arc<Shared>,
     /// Whether the process is on its way out.
     pub phase: watch::Receiver<Phase>,
     /// What it has counted.
@@ -54,6 +54,7 @@ impl Health {
     fn metrics(&self) -> String {
         let runtimes = self.runtimes.lock().unwrap_or_else(PoisonError::into_inner);
         self.metrics.render(Vitals {
+            generation: self.shared.current().generation,
             connections: self.slots.taken(),
             connection_limit: self.slots.count(),
             tasks: runtimes
@@ -68,7 +69,7 @@ impl Health {
         if *self.phase.borrow() != Phase::Serving {
             return Some("draining");
         }
-        (!self.keys.current().is_complete()).then_some("keys are not there yet")
+        (!self.shared.current().keys.current().is_complete()).then_some("keys are not there yet")
     }
 }
 

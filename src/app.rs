@@ -17,16 +17,18 @@ use tokio::task::JoinSet;
 use crate::admin::{self, Health};
 use crate::config::Config;
 use crate::descriptors;
-use crate::keys::{Fetcher, KeyStore};
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
 use crate::metrics::Metrics;
-use crate::proxy::{Proxy, Shared};
-use crate::rotation::RotationSettings;
+use crate::proxy::{Proxy, Settings, Shared};
+use crate::reload::{self, KeptKeys, Reloader, WatchedSource};
 use crate::tls::{Roots, RootsError};
-use crate::upstream::{Connector, ConnectorError, Upstream};
+use crate::upstream::{Connector, ConnectorError};
 
 /// How long connections that are cut may take to say so in the log.
 const CUT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Fewer connections than this are less than a busy agent's clients may need.
+const FEW_CONNECTIONS: usize = 1000;
 
 /// Why the program could not start, or stopped.
 #[derive(Debug)]
@@ -44,8 +46,8 @@ pub enum AppError {
     Os(io::Error),
     /// No trusted roots.
     Roots(RootsError),
-    /// rustls refused the configuration.
-    Tls(rustls::Error),
+    /// Keys cannot be fetched in any way.
+    Keys(reload::Reason),
     /// The upstream cannot be connected to over TLS.
     Upstream(ConnectorError),
     /// A thread or task that must run for ever ended.
@@ -62,7 +64,7 @@ impl fmt::Display for AppError {
             } => write!(f, "{key}: cannot listen on {address}: {error}"),
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
-            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Keys(error) => write!(f, "keys: {error}"),
             Self::Upstream(error) => write!(f, "upstream: {error}"),
             Self::Ended(what) => write!(f, "{what} ended unexpectedly"),
         }
@@ -89,32 +91,31 @@ impl From<io::Error> for AppError {
 #[derive(Clone)]
 struct Worker {
     shared: Arc<Shared>,
-    connector: Connector,
-    settings: Arc<ConnectionSettings>,
+    settings: watch::Receiver<Arc<ConnectionSettings>>,
     slots: Slots,
     phase: watch::Receiver<Phase>,
     runtimes: Arc<Mutex<Vec<runtime::Handle>>>,
 }
 
-/// Runs until a signal has been obeyed.
+/// Runs until a signal has been obeyed. `source` is where the configuration came from.
 ///
 /// # Errors
 ///
 /// [`AppError`] when the program cannot start or a part of it has died.
-pub fn run(config: Config) -> Result<(), AppError> {
+pub fn run(config: Config, source: WatchedSource) -> Result<(), AppError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let ended = runtime.block_on(supervise(config));
+    let ended = runtime.block_on(supervise(config, source));
     // A name look-up or a file read that hangs must not keep the process from ending.
     runtime.shutdown_background();
     ended
 }
 
-async fn supervise(config: Config) -> Result<(), AppError> {
+async fn supervise(config: Config, source: WatchedSource) -> Result<(), AppError> {
     let mut signals = Signals::install()?;
+    let hangup = signal(SignalKind::hangup())?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
-    let fetch_tls = roots.client_config().map_err(AppError::Tls)?;
     let connector =
         Connector::new(&config.upstream, config.timeouts.connect).map_err(AppError::Upstream)?;
     let data = bind("listen", config.listen)?;
@@ -125,19 +126,18 @@ async fn supervise(config: Config) -> Result<(), AppError> {
 
     let metrics = Arc::new(Metrics::new());
     let runtimes = Arc::new(Mutex::new(Vec::new()));
-    let keys = Arc::new(KeyStore::new(
-        &config.auth0.tenants,
-        rotation_settings(&config),
-        Arc::clone(&metrics),
-    ));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(affordable_connections(config.limits.connections));
     announce(&config, &roots, &data, admin.as_ref())?;
+    let keys = KeptKeys::start(&config, &roots, &metrics).map_err(AppError::Keys)?;
+    let workers = config.workers.get();
+    let connections = watch::Sender::new(reload::connection_settings(&config));
+    let settings = Settings::new(config, Arc::clone(&keys.store), connector);
+    let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)));
     let mut tasks = JoinSet::new();
-    start_refreshers(&mut tasks, &config, &keys, &fetch_tls);
     if let Some(admin) = admin {
         let health = Health {
-            keys: Arc::clone(&keys),
+            shared: Arc::clone(&shared),
             phase: watched_phase.clone(),
             metrics: Arc::clone(&metrics),
             slots: slots.clone(),
@@ -148,28 +148,16 @@ async fn supervise(config: Config) -> Result<(), AppError> {
             health,
         ));
     }
-    tokio::spawn(announce_ready(keys.complete()));
-
-    let timeouts = config.timeouts.clone();
-    let workers = config.workers.get();
     let worker = Worker {
-        settings: Arc::new(ConnectionSettings {
-            header_timeout: timeouts.header,
-            idle_timeout: timeouts.idle,
-            max_header_bytes: config.limits.header_bytes,
-            max_headers: config.limits.headers,
-            proxy_protocol_peers: if config.proxy_protocol {
-                config.trusted_proxies.clone()
-            } else {
-                Vec::new()
-            },
-        }),
-        shared: Arc::new(Shared::new(config, keys, metrics)),
-        connector,
+        settings: connections.subscribe(),
+        shared: Arc::clone(&shared),
         slots: slots.clone(),
         phase: watched_phase,
         runtimes,
     };
+    reload::announce(shared.current().generation, source.file().as_deref());
+    let reloader = Reloader::new(source, Arc::clone(&shared), keys, connections, metrics);
+    tasks.spawn(reloader.run(hangup));
     let (dying, mut died) = mpsc::channel::<()>(1);
     for number in 0..workers {
         let (worker, listener, notice) = (
@@ -186,8 +174,9 @@ async fn supervise(config: Config) -> Result<(), AppError> {
     let stop = tokio::select! {
         stop = signals.next() => stop,
         _ = died.recv() => return Err(AppError::Ended("a worker thread")),
-        _ = tasks.join_next() => return Err(AppError::Ended("a task that keeps keys or answers probes")),
+        _ = tasks.join_next() => return Err(AppError::Ended("a task that keeps keys, reloads or answers probes")),
     };
+    let timeouts = shared.current().config.timeouts.clone();
     tokio::select! {
         () = drain(stop, &timeouts, &phase, &slots) => {}
         _ = signals.next() => tracing::warn!("second signal: ending at once"),
@@ -257,9 +246,7 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
                 .push(runtime.handle().clone());
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                let upstream =
-                    Upstream::new(worker.connector, worker.shared.response_header_timeout());
-                let proxy = Arc::new(Proxy::new(worker.shared, upstream));
+                let proxy = Arc::new(Proxy::new(worker.shared));
                 listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy).await;
                 // The connections' tasks live on this runtime; the process ends when they have.
                 std::future::pending::<io::Result<()>>().await
@@ -291,36 +278,24 @@ fn affordable_connections(wanted: usize) -> usize {
     };
     let affordable = descriptors::connections_within(limit);
     if affordable < wanted {
-        tracing::warn!(
-            wanted,
-            connections = affordable,
-            open_files = limit,
-            "limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=); fewer connections are accepted at a time"
-        );
+        let message = "limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=); fewer connections are accepted at a time";
+        if affordable < FEW_CONNECTIONS {
+            tracing::warn!(
+                wanted,
+                connections = affordable,
+                open_files = limit,
+                message
+            );
+        } else {
+            tracing::info!(
+                wanted,
+                connections = affordable,
+                open_files = limit,
+                message
+            );
+        }
     }
     wanted.min(affordable)
-}
-
-fn rotation_settings(config: &Config) -> RotationSettings {
-    let keys = &config.auth0.keys;
-    RotationSettings {
-        refresh: keys.refresh,
-        cooldown: keys.cooldown,
-        serve_stale: keys.serve_stale,
-    }
-}
-
-fn start_refreshers(
-    tasks: &mut JoinSet<()>,
-    config: &Config,
-    keys: &Arc<KeyStore>,
-    tls: &Arc<rustls::ClientConfig>,
-) {
-    let fetcher = Fetcher::new(Arc::clone(tls), config.auth0.keys.timeout);
-    for place in 0..config.auth0.tenants.len() {
-        let algorithms = config.auth0.verifier.algorithms.clone();
-        tasks.spawn(Arc::clone(keys).refresh_forever(place, fetcher.clone(), algorithms));
-    }
 }
 
 fn announce(
@@ -347,16 +322,6 @@ fn announce(
     Ok(())
 }
 
-async fn announce_ready(mut complete: watch::Receiver<bool>) {
-    while complete.wait_for(|complete| *complete).await.is_ok() {
-        tracing::info!("ready");
-        if complete.wait_for(|complete| !*complete).await.is_err() {
-            return;
-        }
-        tracing::error!("not ready: keys are missing");
-    }
-}
-
 /// How the process was asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
@@ -374,7 +339,6 @@ impl Stop {
 }
 
 struct Signals {
-    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -382,20 +346,16 @@ struct Signals {
 impl Signals {
     fn install() -> io::Result<Self> {
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
         })
     }
 
-    /// The next signal that stops the process. SIGHUP does not.
+    /// The next signal that stops the process.
     async fn next(&mut self) -> Stop {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return Stop::Interrupt,
-                _ = self.terminate.recv() => return Stop::Terminate,
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: reloading is not supported yet; restart to apply changes"),
-            }
+        tokio::select! {
+            _ = self.interrupt.recv() => Stop::Interrupt,
+            _ = self.terminate.recv() => Stop::Terminate,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, Loaded, Overrides};
+use crate::config::{self, Config, Loaded, Overrides, Source};
+use crate::reload::WatchedSource;
 use crate::{app, check, logging};
 
 /// `EX_USAGE`: the command line is wrong.
@@ -110,40 +111,29 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return code;
         }
     };
-    let loaded = load(cli.settings);
+    let mut source = WatchedSource::new(source(cli.settings));
+    let loaded = source.load();
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run_proxy(loaded),
+        Command::Run => run_proxy(source, loaded),
         Command::Check { online } => run_check(loaded, online),
     }
 }
 
-fn load(settings: Settings) -> Loaded {
-    let environment = |name: &str| std::env::var(name).ok();
-    let overrides = Overrides {
-        listen: settings.listen,
-        upstream: settings.upstream,
-        admin: settings.admin,
-        workers: settings.workers,
-        log: settings.log,
-        log_format: settings.log_format,
-    };
-    let flag = settings.config.as_deref();
-    let file = config::file_path(flag, &environment);
-    let mut loaded = config::load(file.as_deref(), &overrides, &environment);
-    let variable = config::file_path(None, &environment);
-    if let (Some(file), Some(variable)) = (&file, &variable)
-        && file != variable
-    {
-        loaded.notes.push(format!(
-            "config: {} from --config wins over {} from AUTHGATE_CONFIG",
-            file.display(),
-            variable.display()
-        ));
+fn source(settings: Settings) -> Source {
+    Source {
+        flag: settings.config,
+        overrides: Overrides {
+            listen: settings.listen,
+            upstream: settings.upstream,
+            admin: settings.admin,
+            workers: settings.workers,
+            log: settings.log,
+            log_format: settings.log_format,
+        },
     }
-    loaded
 }
 
-fn run_proxy(loaded: Loaded) -> ExitCode {
+fn run_proxy(source: WatchedSource, loaded: Loaded) -> ExitCode {
     let config = match loaded.config {
         Ok(config) => config,
         Err(errors) => {
@@ -153,17 +143,8 @@ fn run_proxy(loaded: Loaded) -> ExitCode {
         }
     };
     logging::install(&config.logging);
-    for note in &loaded.notes {
-        tracing::info!(note, "configuration");
-    }
-    for warning in &loaded.warnings {
-        tracing::warn!(
-            path = warning.path,
-            problem = warning.message,
-            "configuration"
-        );
-    }
-    match app::run(config) {
+    logging::tell(&loaded.notes, &loaded.warnings);
+    match app::run(config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "cannot run");

@@ -22,7 +22,8 @@
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
-//! once), [`app`] (threads and tasks), [`admin`] (probes and metrics), [`check`], [`logging`], [`cli`].
+//! once), [`app`] (threads and tasks), [`reload`] (another
+//! configuration in the running process), [`admin`] (probes and metrics), [`check`], [`logging`], [`cli`].
 //!
 //! # Invariants
 //!
@@ -86,6 +87,7 @@ pub mod metrics;
 pub mod policy;
 pub mod proxy;
 pub mod random;
+pub mod reload;
 pub mod rotation;
 pub mod tls;
 pub mod token;

@@ -8,7 +8,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-use crate::config::{LogFormat, Logging};
+use crate::config::{LogFormat, Logging, Problem};
 
 /// Installs the log. A second call in one process leaves the first in place.
 pub fn install(logging: &Logging) {
@@ -45,5 +45,19 @@ pub fn install(logging: &Logging) {
         .try_init();
     if installed.is_err() {
         tracing::debug!("a log is installed already");
+    }
+}
+
+/// Logs what loading a configuration has found beside errors.
+pub fn tell(notes: &[String], warnings: &[Problem]) {
+    for note in notes {
+        tracing::info!(note, "configuration");
+    }
+    for warning in warnings {
+        tracing::warn!(
+            path = warning.path,
+            problem = warning.message,
+            "configuration"
+        );
     }
 }

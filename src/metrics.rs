@@ -37,6 +37,8 @@ pub struct Metrics {
     token_cache: Family<CacheLabels, Counter>,
     key_fetches: Family<FetchLabels, Counter>,
     keys_fetched: Family<IssuerLabels, Gauge>,
+    generation: Gauge,
+    reloads: Family<ReloadLabels, Counter>,
     connections: Gauge,
     connection_limit: Gauge,
     tasks: Gauge,
@@ -70,6 +72,11 @@ struct CacheLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FetchLabels {
     issuer: String,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReloadLabels {
     result: &'static str,
 }
 
@@ -153,6 +160,8 @@ pub struct Finished<'r> {
 /// What is looked up when somebody asks for the metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Vitals {
+    /// How many configurations have been in force, this one included.
+    pub generation: u64,
     /// Client connections that are open.
     pub connections: usize,
     /// The most that may be.
@@ -183,6 +192,8 @@ impl Metrics {
             token_cache: Family::default(),
             key_fetches: Family::default(),
             keys_fetched: Family::default(),
+            generation: Gauge::default(),
+            reloads: Family::default(),
             connections: Gauge::default(),
             connection_limit: Gauge::default(),
             tasks: Gauge::default(),
@@ -241,6 +252,16 @@ impl Metrics {
             "When an issuer's keys were last fetched, since 1970",
             Unit::Seconds,
             self.keys_fetched.clone(),
+        );
+        registry.register(
+            "config_generation",
+            "How many configurations have been in force",
+            self.generation.clone(),
+        );
+        registry.register(
+            "config_reloads",
+            "Attempts to load a changed configuration",
+            self.reloads.clone(),
         );
         registry.register(
             "connections",
@@ -335,10 +356,18 @@ impl Metrics {
         self.key_fetches.get_or_create(&labels).inc();
     }
 
+    /// Another configuration was loaded, or could not be.
+    pub fn on_reload(&self, loaded: bool) {
+        let result = if loaded { "success" } else { "failure" };
+        self.reloads.get_or_create(&ReloadLabels { result }).inc();
+    }
+
     /// The metrics as text, in the format of `OpenMetrics` 1.0, which Prometheus reads.
     #[must_use]
     pub fn render(&self, vitals: Vitals) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.generation
+            .set(i64::try_from(vitals.generation).unwrap_or(i64::MAX));
         self.connections.set(number(vitals.connections));
         self.connection_limit.set(number(vitals.connection_limit));
         self.tasks.set(number(vitals.tasks));
@@ -392,6 +421,7 @@ mod tests {
         metrics.on_stream_begin(StreamKind::EventStream);
         metrics.on_stream_expired(StreamKind::WebSocket);
         let text = metrics.render(Vitals {
+            generation: 3,
             connections: 7,
             connection_limit: 10,
             tasks: 9,
@@ -404,6 +434,7 @@ mod tests {
             "authgate_request_duration_seconds_count 1",
             "authgate_streams{kind=\"sse\"} 1",
             "authgate_streams_expired_total{kind=\"websocket\"} 1",
+            "authgate_config_generation 3",
             "authgate_connections 7",
             "authgate_connection_limit 10",
             "authgate_tasks 9",
@@ -426,6 +457,7 @@ mod tests {
         metrics.on_token_cache(true);
         metrics.on_keys_fetched("https://a.example/", UnixTime::from_secs(1));
         metrics.on_key_fetch_failed("https://a.example/");
+        metrics.on_reload(true);
         metrics.on_finished(&Finished {
             outcome: "forwarded",
             code: None,
@@ -446,7 +478,7 @@ mod tests {
             );
             count += 1;
         }
-        assert_eq!(count, 13);
+        assert_eq!(count, 15);
     }
 
     #[test]

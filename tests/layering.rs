@@ -122,7 +122,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["keys", "listener", "metrics"],
+        &["listener", "metrics", "proxy"],
         &[
             "bytes",
             "http",
@@ -142,6 +142,14 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
+    (
+        "reload",
+        &[
+            "config", "keys", "listener", "logging", "metrics", "proxy", "rotation", "tls",
+            "upstream",
+        ],
+        &["tokio", "tracing"],
+    ),
     ("logging", &["config"], &["tracing", "tracing_subscriber"]),
     (
         "app",
@@ -149,19 +157,18 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "admin",
             "config",
             "descriptors",
-            "keys",
             "listener",
             "metrics",
             "proxy",
-            "rotation",
+            "reload",
             "tls",
             "upstream",
         ],
-        &["rustls", "tokio", "tracing"],
+        &["tokio", "tracing"],
     ),
     (
         "cli",
-        &["app", "check", "config", "logging"],
+        &["app", "check", "config", "logging", "reload"],
         &["clap", "tokio", "tracing"],
     ),
 ];

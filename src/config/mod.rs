@@ -144,6 +144,45 @@ pub fn load(file: Option<&Path>, overrides: &Overrides, environment: Environment
     }
 }
 
+/// Where a configuration comes from, so that it can be loaded again.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// `--config`.
+    pub flag: Option<std::path::PathBuf>,
+    /// The other flags.
+    pub overrides: Overrides,
+}
+
+impl Source {
+    /// The file, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<std::path::PathBuf> {
+        file_path(self.flag.as_deref(), &environment)
+    }
+
+    /// Loads the configuration as it stands now.
+    #[must_use]
+    pub fn load(&self) -> Loaded {
+        let file = self.file();
+        let mut loaded = load(file.as_deref(), &self.overrides, &environment);
+        let variable = file_path(None, &environment);
+        if let (Some(file), Some(variable)) = (&file, &variable)
+            && file != variable
+        {
+            loaded.notes.push(format!(
+                "config: {} from --config wins over {} from AUTHGATE_CONFIG",
+                file.display(),
+                variable.display()
+            ));
+        }
+        loaded
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// The path of the configuration file: the flag, or else `AUTHGATE_CONFIG`.
 #[must_use]
 pub fn file_path(flag: Option<&Path>, environment: Environment<'_>) -> Option<std::path::PathBuf> {

@@ -264,9 +264,10 @@ impl fmt::Display for Unreadable {
 }
 
 /// Accepts connections until the phase is [`Phase::Draining`], and serves each in a task.
+/// Each is served by the settings of the moment when it came.
 pub async fn serve(
     listener: TcpListener,
-    settings: Arc<ConnectionSettings>,
+    settings: watch::Receiver<Arc<ConnectionSettings>>,
     slots: Slots,
     phase: watch::Receiver<Phase>,
     handler: impl Handler,
@@ -286,9 +287,10 @@ pub async fn serve(
                 trouble.is_over();
                 // A peer that has gone already cannot be prepared for.
                 if prepare(&stream).is_ok() {
+                    let settings = Arc::clone(&settings.borrow());
                     tokio::spawn(serve_stream(
                         stream,
-                        Arc::clone(&settings),
+                        settings,
                         Client::new(Some(address), phase.clone(), slot),
                         handler.clone(),
                     ));

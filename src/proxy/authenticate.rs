@@ -6,33 +6,35 @@ use http::request;
 
 use super::access_log::AccessLog;
 use super::first_sight::Overloaded;
-use super::{Proxy, Refusal};
+use super::{Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
-use crate::token::{BearerToken, Keyring, Rejection, Unverified, VerifiedToken, VerifyError};
+use crate::token::{
+    BearerToken, Keyring, Rejection, Unverified, VerifiedToken, Verifier, VerifyError,
+};
 
 impl Proxy {
     /// The caller that the request's token proves; `None` for a request without a token.
     pub(super) async fn authenticate(
         &self,
+        settings: &Settings,
         head: &request::Parts,
         log: &mut AccessLog,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
-        let bearer = self.shared.config.token_sources.find(head, is_websocket);
+        let bearer = settings.config.token_sources.find(head, is_websocket);
         let Some(bearer) = bearer.map_err(Refusal::Authorization)? else {
             return Ok(None);
         };
-        let generation = self.shared.keys.current().generation();
-        let remembered = self
-            .shared
+        let generation = settings.keys.current().generation();
+        let remembered = settings
             .verified
             .get(bearer.secret(), generation, UnixTime::now());
         self.shared.metrics.on_token_cache(remembered.is_some());
         let identity = match remembered {
             Some(identity) => identity,
-            None => self.verify(bearer, log).await?,
+            None => self.verify(settings, bearer, log).await?,
         };
         log.caller(&identity);
         Ok(Some(identity))
@@ -41,18 +43,23 @@ impl Proxy {
     /// A token that is not remembered is verified, and remembered.
     async fn verify(
         &self,
+        settings: &Settings,
         bearer: BearerToken<'_>,
         log: &mut AccessLog,
     ) -> Result<Arc<Identity>, Refusal> {
-        let unverified = self.shared.verifier.read(bearer).map_err(Refusal::Token)?;
+        let unverified = settings.verifier.read(bearer).map_err(Refusal::Token)?;
         log.kid(unverified.kid());
-        let mut keyring = self.shared.keys.current();
-        let mut verdict = self.verify_with(&unverified, &keyring).await?;
+        let mut keyring = settings.keys.current();
+        let mut verdict = self
+            .verify_with(&settings.verifier, &unverified, &keyring)
+            .await?;
         if verdict == Err(VerifyError::UnknownKey)
-            && self.shared.keys.refresh_for_unknown_key(&keyring).await
+            && settings.keys.refresh_for_unknown_key(&keyring).await
         {
-            keyring = self.shared.keys.current();
-            verdict = self.verify_with(&unverified, &keyring).await?;
+            keyring = settings.keys.current();
+            verdict = self
+                .verify_with(&settings.verifier, &unverified, &keyring)
+                .await?;
         }
         let token = verdict.map_err(|error| match error {
             VerifyError::KeysUnavailable => Refusal::KeysUnavailable,
@@ -62,8 +69,8 @@ impl Proxy {
             }),
         })?;
         let valid_until = token.valid_until();
-        let identity = Arc::new(self.shared.config.identity.identify(token));
-        self.shared.verified.insert(
+        let identity = Arc::new(settings.config.identity.identify(token));
+        settings.verified.insert(
             bearer.secret(),
             keyring.generation(),
             valid_until,
@@ -75,10 +82,11 @@ impl Proxy {
     /// One check, when its turn comes; the time is that of the check.
     async fn verify_with(
         &self,
+        verifier: &Verifier,
         token: &Unverified<'_>,
         keyring: &Keyring,
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
-        let check = || self.shared.verifier.verify(token, keyring, UnixTime::now());
+        let check = || verifier.verify(token, keyring, UnixTime::now());
         self.first_sight
             .in_turn(check)
             .await

@@ -7,11 +7,11 @@ mod first_sight;
 mod frames;
 mod refusal;
 mod respond;
+mod settings;
 mod tunnel;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
@@ -23,77 +23,45 @@ use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
 pub use refusal::Refusal;
+pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
 use crate::config::Config;
-use crate::cors::Origin;
-use crate::headers::{self, Host, Outbound, Pseudonym};
-use crate::identity::Identity;
-use crate::keys::KeyStore;
+use crate::cors::{CorsSettings, Origin};
+use crate::headers::{self, Host, Outbound};
 use crate::listener::{Client, Handler, Unreadable};
-use crate::metrics::{Metrics, StreamKind};
+use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::token::{TokenCache, Verifier};
-use crate::upstream::{OnInterim, RequestBody, Upstream};
+use crate::upstream::{OnInterim, RequestBody};
 use access_log::AccessLog;
 use first_sight::FirstSight;
-
-/// What all worker threads share.
-#[derive(Debug)]
-pub struct Shared {
-    config: Config,
-    verifier: Verifier,
-    keys: Arc<KeyStore>,
-    verified: TokenCache<Identity>,
-    metrics: Arc<Metrics>,
-    pseudonym: Pseudonym,
-}
+use settings::CurrentUpstream;
 
 /// One worker's proxy.
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    upstream: Upstream,
+    upstream: CurrentUpstream,
     first_sight: FirstSight,
     random: Mutex<Random>,
 }
 
-impl Shared {
-    /// Puts together what is decided once.
-    #[must_use]
-    pub fn new(config: Config, keys: Arc<KeyStore>, metrics: Arc<Metrics>) -> Self {
-        let instance = u32::try_from(Random::new().bits() >> 32).unwrap_or(u32::MAX);
-        Self {
-            pseudonym: Pseudonym::new(instance),
-            verifier: Verifier::new(config.auth0.verifier.clone()),
-            config,
-            keys,
-            verified: TokenCache::new(),
-            metrics,
-        }
-    }
-
-    /// How long a stream may outlive its token: at least for as long as the token is accepted.
-    fn expiry_grace(&self) -> Option<Duration> {
-        let grace = self.config.expiry_grace?;
-        Some(grace.max(self.config.auth0.verifier.clock_tolerance))
-    }
-
-    /// How long the upstream may take to begin an answer.
-    #[must_use]
-    pub const fn response_header_timeout(&self) -> Duration {
-        self.config.timeouts.response_header
-    }
+/// What is known of a request beside itself, under the configuration that decides on it.
+struct Exchange {
+    settings: Arc<Settings>,
+    origin: Origin,
+    request_id: HeaderValue,
+    log: AccessLog,
 }
 
 impl Proxy {
     /// A proxy with connections of its own.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, upstream: Upstream) -> Self {
+    pub fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            upstream,
+            upstream: CurrentUpstream::default(),
             first_sight: FirstSight::new(),
             random: Mutex::new(Random::new()),
         }
@@ -102,46 +70,44 @@ impl Proxy {
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
     pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
         let request_id = self.request_id(&request);
-        let mut log = AccessLog::begin(
-            Some(&request),
-            &request_id,
-            client.address,
-            &self.shared.metrics,
-        );
-        let cors = self.shared.config.cors.as_ref();
-        let origin = Origin::of(request.headers(), cors);
+        let metrics = &self.shared.metrics;
+        let mut exchange = Exchange {
+            settings: self.shared.current(),
+            origin: Origin::None,
+            log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
+            request_id,
+        };
         let is_http2 = request.version() == Version::HTTP_2;
         let mut is_last = client.is_draining();
-        let mut response = match self
-            .handle(request, &client, &origin, &request_id, &mut log)
-            .await
-        {
+        let answer = self.handle(request, &client, &mut exchange).await;
+        let Exchange {
+            settings,
+            origin,
+            request_id,
+            mut log,
+        } = exchange;
+        let mut response = match answer {
             Ok(Answer::Own(response)) => {
                 log.status(response.status());
                 log.complete();
                 response.map(|()| Body::none())
             }
             Ok(Answer::Forwarded(mut response)) => {
-                origin.mark_forwarded(response.headers_mut(), cors);
+                origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
-                let expiry = log.expiry(self.shared.expiry_grace());
+                let expiry = log.expiry(settings.expiry_grace());
                 response.map(|body| Body::forwarded(body, expiry, log))
             }
             Ok(Answer::Switched(switched)) => {
                 log.streams(StreamKind::WebSocket);
-                let expiry = log.expiry(self.shared.expiry_grace());
+                let expiry = log.expiry(settings.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                respond::refuse(
-                    &refusal,
-                    &self.shared.config.auth0.name,
-                    &request_id,
-                    &origin,
-                    log,
-                )
+                let realm = &settings.config.auth0.name;
+                respond::refuse(&refusal, realm, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -158,62 +124,90 @@ impl Proxy {
         &self,
         mut request: Request<Incoming>,
         client: &Client,
-        origin: &Origin,
-        request_id: &HeaderValue,
-        log: &mut AccessLog,
+        exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
-        let host = self.check(&head, &body, client)?;
-        let is_upgrade = headers::is_websocket_upgrade(&head);
-        if let Some(answer) = self.own_answer(&head, &body, origin, request_id)? {
-            return Ok(Answer::Own(answer));
-        }
-        let permit = self.permit(&head, &body, log).await?;
+        let (host, permit) = match self.decide(&head, &body, client, exchange).await? {
+            Decision::Own(answer) => return Ok(Answer::Own(answer)),
+            Decision::Pass(host, permit) => (host, permit),
+        };
+        let Exchange {
+            settings,
+            origin,
+            request_id,
+            log,
+        } = exchange;
         for denial in permit.shadowed() {
             log.shadowed(denial.code());
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
-        let version = head.version;
+        let (version, is_upgrade) = (head.version, headers::is_websocket_upgrade(&head));
         if !headers::spend_forward(&mut head) {
             return Ok(Answer::Own(respond::options(origin, request_id)));
         }
-        self.shared
-            .config
-            .token_sources
-            .remove(&mut head, is_upgrade);
-        let outbound = self.outbound(&head, &host, client, request_id);
-        let limit = self.shared.config.limits.body_bytes;
-        let body = RequestBody::new(body, head.version, limit, {
+        let config = &settings.config;
+        config.token_sources.remove(&mut head, is_upgrade);
+        let outbound = self.outbound(config, &head, &host, client, request_id);
+        let body = RequestBody::new(body, version, config.limits.body_bytes, {
             let client = client.clone();
             move || client.body_ended()
         });
-        let authorized =
-            AuthorizedRequest::new(&permit, head, body, &self.shared.config.managed, outbound);
+        let authorized = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
+        let upstream = self.upstream.under(settings);
         log.sending();
         if is_upgrade {
-            let answer = self
-                .upstream
+            let answer = upstream
                 .send_upgrade(authorized.upgrading_to_websocket())
                 .await?;
             log.answered();
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
         let interim = Self::interim_to(client, version);
-        let mut response = self.upstream.send(authorized, interim).await?;
+        let mut response = upstream.send(authorized, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
         Ok(Answer::Forwarded(response.map(body::Upstream::Pooled)))
     }
 
-    /// What must be sound before anything is decided.
-    fn check(
+    /// Every check, under one configuration. When another one comes in the meantime, which is possible
+    /// while a token's key is waited for, the decision is made anew: a rule that was taken away
+    /// decides on nothing any more.
+    async fn decide(
         &self,
         head: &request::Parts,
         body: &Incoming,
         client: &Client,
+        exchange: &mut Exchange,
+    ) -> Result<Decision, Refusal> {
+        loop {
+            let settings = self.shared.current();
+            exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
+            exchange.settings = Arc::clone(&settings);
+            let host = self.check(&settings.config, head, body, client)?;
+            let cors = settings.config.cors.as_ref();
+            let (origin, request_id) = (&exchange.origin, &exchange.request_id);
+            if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
+                return Ok(Decision::Own(answer));
+            }
+            let permit = self.permit(&settings, head, body, &mut exchange.log).await;
+            match permit {
+                Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
+                Ok(None) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+    }
+
+    /// What must be sound before anything is decided.
+    fn check(
+        &self,
+        config: &Config,
+        head: &request::Parts,
+        body: &Incoming,
+        client: &Client,
     ) -> Result<Host, Refusal> {
-        let limits = &self.shared.config.limits;
+        let limits = &config.limits;
         let target = head
             .uri
             .path_and_query()
@@ -239,7 +233,7 @@ impl Proxy {
             return Err(Refusal::BodyTooLarge);
         }
         let host = headers::check_head(head).map_err(Refusal::Head)?;
-        let allowed = &self.shared.config.allowed_hosts;
+        let allowed = &config.allowed_hosts;
         if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
             return Err(Refusal::HostNotServed);
         }
@@ -249,73 +243,55 @@ impl Proxy {
         Ok(host)
     }
 
-    /// What is answered here before anybody is asked who they are.
-    fn own_answer(
-        &self,
-        head: &request::Parts,
-        body: &Incoming,
-        origin: &Origin,
-        request_id: &HeaderValue,
-    ) -> Result<Option<Response<()>>, Refusal> {
-        // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
-        if head.method == Method::OPTIONS && head.uri.path() == "*" {
-            return Ok(Some(respond::options(origin, request_id)));
-        }
-        let Some(settings) = &self.shared.config.cors else {
-            return Ok(None);
-        };
-        if preflight_method(&head.method, &head.headers, body).is_some() {
-            let answer = respond::preflight(origin, &head.headers, settings, request_id);
-            return Ok(Some(answer));
-        }
-        // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
-        let must_be_welcome = settings.enforce_origin || headers::is_websocket_upgrade(head);
-        if *origin == Origin::Foreign && must_be_welcome {
-            return Err(Refusal::OriginDenied);
-        }
-        Ok(None)
-    }
-
-    /// Both checks: who is asking, and may they.
+    /// Both checks: who is asking, and may they. `None` when the configuration has changed meanwhile.
     async fn permit(
         &self,
+        settings: &Settings,
         head: &request::Parts,
         body: &Incoming,
         log: &mut AccessLog,
-    ) -> Result<Permit, Refusal> {
-        let policy = &self.shared.config.policy;
+    ) -> Result<Option<Permit>, Refusal> {
+        let policy = &settings.config.policy;
+        let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, body) {
-            let matched = policy
-                .matched(method, head.uri.path())
-                .map_err(Refusal::Path)?;
+            let matched = policy.matched(method, path).map_err(Refusal::Path)?;
             log.matched(matched.route());
-            let permit = matched.authorize_preflight().map_err(Refusal::Denied)?;
             // The asking itself may be denied too, by a route that names OPTIONS.
-            let asking = policy
-                .matched("OPTIONS", head.uri.path())
-                .map_err(Refusal::Path)?;
-            return asking
-                .authorize_preflight()
-                .map(|_| permit)
-                .map_err(Refusal::Denied);
+            let asking = policy.matched("OPTIONS", path).map_err(Refusal::Path)?;
+            let decide = || {
+                let permit = matched.authorize_preflight()?;
+                asking.authorize_preflight().map(|_| permit)
+            };
+            let decided = self.shared.while_current(settings, decide).transpose();
+            return decided.map_err(Refusal::Denied);
         }
         let matched = policy
-            .matched(head.method.as_str(), head.uri.path())
+            .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
         log.matched(matched.route());
-        let caller = self.authenticate(head, log).await?;
-        let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
-        matched.authorize(caller).map_err(Refusal::Denied)
+        let caller = self.authenticate(settings, head, log).await;
+        let caller = match caller {
+            Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
+            Err(refusal) => {
+                return self
+                    .shared
+                    .while_current(settings, || Err(refusal))
+                    .unwrap_or(Ok(None));
+            }
+        };
+        let decide = || matched.authorize(caller);
+        let decided = self.shared.while_current(settings, decide).transpose();
+        decided.map_err(Refusal::Denied)
     }
 
     fn outbound<'r>(
         &'r self,
+        config: &Config,
         head: &request::Parts,
         host: &'r Host,
         client: &Client,
         request_id: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let config = &self.shared.config;
         let peer: Option<IpAddr> = client.address.map(|address| address.ip());
         let peer_is_trusted = peer.is_some_and(|peer| {
             config
@@ -397,8 +373,44 @@ impl Handler for Arc<Proxy> {
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
         let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
-        respond::refuse_unreadable(why, &self.shared.config.auth0.name, &request_id, log)
+        let realm = &self.shared.current().config.auth0.name;
+        respond::refuse_unreadable(why, realm, &request_id, log)
     }
+}
+
+/// What the checks come to, if they do not refuse.
+enum Decision {
+    /// An answer that is made here.
+    Own(Response<()>),
+    /// The request may be forwarded, for this host.
+    Pass(Host, Permit),
+}
+
+/// What is answered here before anybody is asked who they are.
+fn own_answer(
+    cors: Option<&CorsSettings>,
+    head: &request::Parts,
+    body: &Incoming,
+    origin: &Origin,
+    request_id: &HeaderValue,
+) -> Result<Option<Response<()>>, Refusal> {
+    // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
+    if head.method == Method::OPTIONS && head.uri.path() == "*" {
+        return Ok(Some(respond::options(origin, request_id)));
+    }
+    let Some(settings) = cors else {
+        return Ok(None);
+    };
+    if preflight_method(&head.method, &head.headers, body).is_some() {
+        let answer = respond::preflight(origin, &head.headers, settings, request_id);
+        return Ok(Some(answer));
+    }
+    // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
+    let must_be_welcome = settings.enforce_origin || headers::is_websocket_upgrade(head);
+    if *origin == Origin::Foreign && must_be_welcome {
+        return Err(Refusal::OriginDenied);
+    }
+    Ok(None)
 }
 
 /// What comes back to a request that is not refused.

@@ -24,6 +24,7 @@ mod keys;
 mod life;
 mod metrics;
 mod regressions;
+mod reload;
 mod rules;
 mod streaming;
 mod support;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,6 +33,7 @@ pub struct Setup {
     upstream: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
     open_files: Option<usize>,
+    file: Option<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -58,6 +60,7 @@ impl Setup {
             upstream: None,
             addresses: None,
             open_files: None,
+            file: None,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -96,6 +99,12 @@ impl Setup {
     /// Adds further tables.
     pub fn rest(mut self, toml: &str) -> Self {
         line(&mut self.rest, toml);
+        self
+    }
+
+    /// Names a configuration file that is there already.
+    pub fn file(mut self, path: &str) -> Self {
+        self.file = Some(path.into());
         self
     }
 
@@ -157,8 +166,11 @@ impl Setup {
 
     fn spawn(self) -> Proxy {
         let directory = TempDir::new().expect("a directory for the configuration");
-        let file = directory.path().join("authgate.toml");
-        std::fs::write(&file, self.text()).expect("the configuration file");
+        let file = self.file.clone().unwrap_or_else(|| {
+            let file = directory.path().join("authgate.toml");
+            std::fs::write(&file, self.text()).expect("the configuration file");
+            file
+        });
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let (data, admin) = self.addresses.unwrap_or((free, free));
         let mut command = self.open_files.map_or_else(program, program_within);
@@ -187,6 +199,7 @@ impl Setup {
             readers,
             data: unknown,
             admin: unknown,
+            file,
             _directory: directory,
         }
     }
@@ -273,6 +286,7 @@ pub struct Proxy {
     pub data: SocketAddr,
     /// Where operators go.
     pub admin: SocketAddr,
+    file: PathBuf,
     _directory: TempDir,
 }
 
@@ -383,6 +397,27 @@ impl Proxy {
     /// Asks the admin listener.
     pub async fn admin(&self, method: &str, path: &str) -> Response {
         Request::new(method, path).send(self.admin).await
+    }
+
+    /// Replaces the configuration file in one step, and tells nobody.
+    pub fn rewrite(&self, setup: &Setup) {
+        let next = self.file.with_extension("next");
+        std::fs::write(&next, setup.text()).expect("the next configuration file");
+        std::fs::rename(next, &self.file).expect("the configuration file");
+    }
+
+    /// Puts another configuration in force and waits for the line that says so; answers with its
+    /// generation.
+    pub async fn reload(&self, setup: &Setup) -> u64 {
+        self.rewrite(setup);
+        let mark = self.mark();
+        self.signal("HUP");
+        let event = self
+            .event_after(mark, "a loaded configuration", |event| {
+                event["message"] == "configuration loaded"
+            })
+            .await;
+        event["generation"].as_u64().expect("a generation")
     }
 
     /// The process id.

@@ -1,0 +1,331 @@
+//! Another configuration in the running process: when it is loaded, and how it comes into force.
+//!
+//! Everything that a new configuration needs is made ready first. Then one assignment puts it in
+//! force, and one log line says so: no request is decided by the old one after that line. A
+//! configuration with errors changes nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Loaded, Source};
+use crate::keys::{Fetcher, KeyStore};
+use crate::listener::ConnectionSettings;
+use crate::logging;
+use crate::metrics::Metrics;
+use crate::proxy::Shared;
+use crate::rotation::RotationSettings;
+use crate::tls::Roots;
+use crate::upstream::Connector;
+
+/// How often the file is looked at. A change counts once two looks agree on it, so that a file that
+/// is still being written is not taken for a whole one.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much longer than one fetch the keys of a new issuer are waited for before they are done without.
+const KEYS_SLACK: Duration = Duration::from_secs(1);
+
+/// Why a configuration cannot come into force.
+pub type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// The keys of one configuration's issuers, and the tasks that keep them fresh. They end with it.
+#[derive(Debug)]
+pub struct KeptKeys {
+    /// The keys.
+    pub store: Arc<KeyStore>,
+    tasks: JoinSet<()>,
+}
+
+impl KeptKeys {
+    /// Starts to keep the keys of these issuers.
+    ///
+    /// # Errors
+    ///
+    /// When there are no trusted roots, or rustls refuses them.
+    pub fn start(config: &Config, roots: &Roots, metrics: &Arc<Metrics>) -> Result<Self, Reason> {
+        let keys = &config.auth0.keys;
+        let rotation = RotationSettings {
+            refresh: keys.refresh,
+            cooldown: keys.cooldown,
+            serve_stale: keys.serve_stale,
+        };
+        let store = KeyStore::new(&config.auth0.tenants, rotation, Arc::clone(metrics));
+        let store = Arc::new(store);
+        let fetcher = Fetcher::new(roots.client_config()?, keys.timeout);
+        let mut tasks = JoinSet::new();
+        for place in 0..config.auth0.tenants.len() {
+            let algorithms = config.auth0.verifier.algorithms.clone();
+            let fetcher = fetcher.clone();
+            tasks.spawn(Arc::clone(&store).refresh_forever(place, fetcher, algorithms));
+        }
+        tasks.spawn(announce_readiness(store.complete()));
+        Ok(Self { store, tasks })
+    }
+}
+
+async fn announce_readiness(mut complete: watch::Receiver<bool>) {
+    while complete.wait_for(|complete| *complete).await.is_ok() {
+        tracing::info!("ready");
+        if complete.wait_for(|complete| !*complete).await.is_err() {
+            return;
+        }
+        tracing::error!("not ready: keys are missing");
+    }
+}
+
+/// What a connection is served by under this configuration.
+#[must_use]
+pub fn connection_settings(config: &Config) -> Arc<ConnectionSettings> {
+    Arc::new(ConnectionSettings {
+        header_timeout: config.timeouts.header,
+        idle_timeout: config.timeouts.idle,
+        max_header_bytes: config.limits.header_bytes,
+        max_headers: config.limits.headers,
+        proxy_protocol_peers: if config.proxy_protocol {
+            config.trusted_proxies.clone()
+        } else {
+            Vec::new()
+        },
+    })
+}
+
+/// Loads the configuration again on SIGHUP and when its file has changed.
+#[derive(Debug)]
+pub struct Reloader {
+    source: WatchedSource,
+    shared: Arc<Shared>,
+    keys: KeptKeys,
+    connections: watch::Sender<Arc<ConnectionSettings>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloader {
+    /// Takes over a process in which these settings are in force.
+    #[must_use]
+    pub const fn new(
+        source: WatchedSource,
+        shared: Arc<Shared>,
+        keys: KeptKeys,
+        connections: watch::Sender<Arc<ConnectionSettings>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            source,
+            shared,
+            keys,
+            connections,
+            metrics,
+        }
+    }
+
+    /// Reloads for ever; ends only when a task that keeps keys has died.
+    pub async fn run(mut self, mut hangup: Signal) {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {}
+                () = self.source.changed() => {}
+                _ = self.keys.tasks.join_next() => return,
+            }
+            self.reload().await;
+        }
+    }
+
+    async fn reload(&mut self) {
+        let loaded = self.source.load();
+        let reloaded = match loaded.config {
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!(
+                        path = problem.path,
+                        problem = problem.message,
+                        "configuration"
+                    );
+                }
+                Err("it has errors".into())
+            }
+            Ok(config) => {
+                logging::tell(&loaded.notes, &loaded.warnings);
+                self.put_in_force(config).await
+            }
+        };
+        self.metrics.on_reload(reloaded.is_ok());
+        if let Err(error) = reloaded {
+            let generation = self.shared.current().generation;
+            tracing::error!(%error, generation, "configuration not loaded; the one before stays in force");
+        }
+    }
+
+    async fn put_in_force(&mut self, mut config: Config) -> Result<(), Reason> {
+        let current = self.shared.current();
+        keep_what_needs_a_restart(&mut config, &current.config);
+        let connector = Connector::new(&config.upstream, config.timeouts.connect)?;
+        let keys = if same_keys(&config, &current.config) {
+            None
+        } else {
+            Some(self.fresh_keys(&config).await?)
+        };
+        let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
+        let connections = connection_settings(&config);
+        let settings = current.succeeded_by(config, Arc::clone(store), connector);
+        let generation = settings.generation;
+        self.shared.replace(settings);
+        self.connections.send_replace(connections);
+        if let Some(keys) = keys {
+            self.keys = keys;
+        }
+        announce(generation, self.source.file().as_deref());
+        Ok(())
+    }
+
+    /// The keys of new issuers, fetched before a request asks for them. An issuer that is out of reach
+    /// does not hold the rest of the configuration up for long.
+    async fn fresh_keys(&self, config: &Config) -> Result<KeptKeys, Reason> {
+        let roots = Roots::load(config.auth0.keys.ca_file.as_deref())?;
+        let keys = KeptKeys::start(config, &roots, &self.metrics)?;
+        let mut complete = keys.store.complete();
+        let patience = config.auth0.keys.timeout.saturating_add(KEYS_SLACK);
+        let complete = tokio::time::timeout(patience, complete.wait_for(|complete| *complete));
+        if !matches!(complete.await, Ok(Ok(_))) {
+            tracing::warn!("the new configuration comes into force without all its keys");
+        }
+        Ok(keys)
+    }
+}
+
+/// Says that a configuration is in force.
+pub fn announce(generation: u64, file: Option<&Path>) {
+    let file = file.map(|file| tracing::field::display(file.display()));
+    tracing::info!(generation, file, "configuration loaded");
+}
+
+/// Where keys come from, and what is made of them.
+fn same_keys(one: &Config, other: &Config) -> bool {
+    one.auth0.tenants == other.auth0.tenants
+        && one.auth0.keys == other.auth0.keys
+        && one.auth0.verifier.algorithms == other.auth0.verifier.algorithms
+}
+
+/// Settings that are built into the running process keep their old values, and the log says so.
+fn keep_what_needs_a_restart(config: &mut Config, current: &Config) {
+    fn keep<T: Clone + PartialEq>(key: &str, new: &mut T, old: &T) {
+        if new != old {
+            tracing::warn!(
+                setting = key,
+                "this change needs a restart; the old value stays in force"
+            );
+            new.clone_from(old);
+        }
+    }
+    keep("listen", &mut config.listen, &current.listen);
+    keep("admin", &mut config.admin, &current.admin);
+    keep("workers", &mut config.workers, &current.workers);
+    keep("log", &mut config.logging.filter, &current.logging.filter);
+    keep(
+        "log_format",
+        &mut config.logging.format,
+        &current.logging.format,
+    );
+    keep(
+        "limits.connections",
+        &mut config.limits.connections,
+        &current.limits.connections,
+    );
+}
+
+/// Where a configuration comes from, and what its file looked like when it was loaded.
+#[derive(Debug)]
+pub struct WatchedSource {
+    source: Source,
+    known: Option<Stamp>,
+}
+
+/// What a file's change shows in, links followed: Kubernetes swaps a link to a whole directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: metadata.modified().ok(),
+        })
+    }
+}
+
+impl WatchedSource {
+    /// A source of which nothing has been loaded yet.
+    #[must_use]
+    pub const fn new(source: Source) -> Self {
+        Self {
+            source,
+            known: None,
+        }
+    }
+
+    /// The file, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<PathBuf> {
+        self.source.file()
+    }
+
+    /// Loads the configuration as it stands now. A change that comes while it is read is seen later.
+    pub fn load(&mut self) -> Loaded {
+        self.known = self.file().as_deref().and_then(Stamp::of);
+        self.source.load()
+    }
+
+    /// Waits until the file has changed and stayed so from one look to the next. A file that has gone
+    /// is not a change: what replaces it is. Safe to cancel.
+    async fn changed(&self) {
+        let Some(path) = self.file() else {
+            return std::future::pending().await;
+        };
+        let mut last = None;
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let stamp = Stamp::of(&path);
+            if stamp.is_some() && stamp != self.known && stamp == last {
+                return;
+            }
+            last = stamp;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Stamp;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_swapped_link_is_a_change() {
+        let directory = tempfile::TempDir::new().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        for (version, text) in [("v1", "a = 1"), ("v2", "a = 1")] {
+            std::fs::create_dir(at(version)).expect("a directory");
+            std::fs::write(at(version).join("authgate.toml"), text).expect("a file");
+        }
+        symlink(at("v1"), at("..data")).expect("a link");
+        symlink(at("..data").join("authgate.toml"), at("authgate.toml")).expect("a link");
+        let first = Stamp::of(&at("authgate.toml")).expect("a stamp");
+        assert_eq!(Stamp::of(&at("authgate.toml")), Some(first.clone()));
+        symlink(at("v2"), at("..data_tmp")).expect("a link");
+        std::fs::rename(at("..data_tmp"), at("..data")).expect("a swap");
+        assert_ne!(Stamp::of(&at("authgate.toml")), Some(first));
+        assert_eq!(Stamp::of(&at("nothing")), None);
+    }
+}
