@@ -30,8 +30,17 @@ const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// What is held for an HTTP/2 client that reads slowly, per stream.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 
-/// How often an HTTP/2 client with open streams is asked whether it is still there.
+/// The largest frame an HTTP/2 client may send: the least that RFC 9113 §4.2 allows, since a frame is
+/// held until it is whole.
+const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
+
+/// What an HTTP/2 client may have remembered of its header fields: what RFC 7541 begins with. What
+/// they unpack to is bounded by `limits.header_bytes`.
+const HTTP2_HEADER_TABLE_BYTES: u32 = 4096;
+
+/// How often an HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Streams that a client opened and reset before they were looked at (CVE-2023-44487).
 const MAX_HTTP2_PENDING_RESETS: usize = 20;
@@ -162,6 +171,9 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .header_table_size(HTTP2_HEADER_TABLE_BYTES)
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
         .initial_stream_window_size(HTTP2_STREAM_WINDOW)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
@@ -242,27 +254,30 @@ async fn drive<C: Drainable>(
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Ended::ByItself(ended));
         }
-        // Re-armed only when the deadline came nearer, or when it has fired and is further away.
-        let due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
-        if due < deadline.deadline().into_std() {
-            deadline.as_mut().reset(due.into());
-        }
-        while deadline.as_mut().poll(cx).is_ready() {
-            let mut due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
+        loop {
+            let due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
+            // Compared with the clock, since a connection that always has something to read leaves the
+            // timer no share of tokio's budget for one turn.
             if due <= Instant::now() {
                 if last_deadline.is_some() || C::GOODBYE.is_zero() {
                     return Poll::Ready(Ended::Overdue);
                 }
-                due = after(Instant::now(), C::GOODBYE);
-                last_deadline = Some(due);
+                last_deadline = Some(after(Instant::now(), C::GOODBYE));
                 connection.as_mut().drain();
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Ended::ByItself(ended));
                 }
+                continue;
+            }
+            // Re-armed only when the deadline came nearer, or when it has fired and is further away.
+            if due < deadline.deadline().into_std() {
+                deadline.as_mut().reset(due.into());
+            }
+            if deadline.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
             }
             deadline.as_mut().reset(due.into());
         }
-        Poll::Pending
     })
     .await
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::task::coop::poll_proceed;
 
 use super::activity::Activity;
 
@@ -19,6 +20,10 @@ const MAX_AHEAD_BYTES: usize = 64 * 1024;
 /// a client that has sent this much without looking does not look.
 const MAX_DISCARDED_BYTES: usize = 8 * 1024 * 1024;
 const MAX_FAREWELL: Duration = Duration::from_secs(2);
+
+/// What a read of an HTTP/2 connection, 8 KiB at first, takes of the 128 steps that tokio gives a task
+/// before the next one has its turn: eight reads or so are a turn.
+const HTTP2_READ_SHARES: usize = 15;
 
 /// A socket that tells [`Activity`] what passes, and corrects three habits of hyper over HTTP/1:
 ///
@@ -131,6 +136,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
     }
 }
 
+/// Lets a read count for more than one step of tokio's budget. Of small frames, hundreds fit a read,
+/// and a client that never stops sending them must not keep the others of its thread waiting.
+fn take_shares(cx: &mut Context<'_>) {
+    for _ in 0..HTTP2_READ_SHARES {
+        match poll_proceed(cx) {
+            Poll::Ready(share) => share.made_progress(),
+            Poll::Pending => return,
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -152,6 +168,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
         let bytes = buffer.filled().get(before..).unwrap_or_default();
         if !bytes.is_empty() {
             self.activity.on_read(bytes, self.http1);
+            if !self.http1 {
+                take_shares(cx);
+            }
         }
         Poll::Ready(Ok(()))
     }
