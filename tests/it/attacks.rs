@@ -1,15 +1,13 @@
 //! What a hostile or broken peer does on the wire, on either side, and what must not come of it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, UNIX_EPOCH};
-
-use tokio::net::TcpStream;
 
 use crate::issuer::Issuer;
 use crate::issuer::keys::SigningKey;
 use crate::issuer::tokens::now;
+use crate::support::frames::{self, Frames, Verdict};
 use crate::support::upstream::{Feed, response};
-use crate::support::wire::{PATIENCE, Piece, Wire, chunk};
+use crate::support::wire::{PATIENCE, Piece, chunk};
 use crate::support::{
     Client, Exchange, Findings, Proxy, Reply, Request, Setup, Upstream, assert_own, own, within,
 };
@@ -66,124 +64,6 @@ async fn what_looks_like_an_authority_in_a_path_hides_no_route() {
     assert_eq!(lax.send(&elsewhere).await.status(), 200);
 }
 
-/// An HTTP/2 connection of which the test writes every byte.
-struct Frames {
-    wire: Wire,
-}
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-impl Frames {
-    const DATA: u8 = 0;
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    const INITIAL_WINDOW_SIZE: u16 = 4;
-
-    /// Connects with a window of so many bytes for each stream.
-    async fn connect(address: SocketAddr, window: u32) -> Self {
-        let stream = within("a connection", TcpStream::connect(address))
-            .await
-            .expect("a connection");
-        let mut wire = Wire::new(stream);
-        let settings = [
-            &Self::INITIAL_WINDOW_SIZE.to_be_bytes()[..],
-            &window.to_be_bytes(),
-        ]
-        .concat();
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        wire.send(&[preface, &frame(Self::SETTINGS, 0, 0, &settings)[..]].concat())
-            .await
-            .expect("room for the preface");
-        Self { wire }
-    }
-
-    /// Opens stream 1 with a request without a body.
-    async fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)]) {
-        let flags = Self::END_STREAM | Self::END_HEADERS;
-        self.open(method, path, fields, flags).await;
-    }
-
-    /// Opens stream 1.
-    async fn open(&mut self, method: &str, path: &str, fields: &[(&str, &str)], flags: u8) {
-        let pseudo = [
-            (":method", method),
-            (":scheme", "http"),
-            (":authority", "agents.example.com"),
-            (":path", path),
-        ];
-        let mut block = Vec::new();
-        for (name, value) in pseudo.iter().chain(fields) {
-            // RFC 7541, section 6.2.2: literal, not indexed, with a new name; no Huffman coding.
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).expect("a short text"));
-                block.extend_from_slice(text.as_bytes());
-            }
-        }
-        self.send(&frame(Self::HEADERS, flags, 1, &block)).await;
-    }
-
-    async fn send(&mut self, frame: &[u8]) {
-        self.wire.send(frame).await.expect("room for a frame");
-    }
-
-    /// The next frame, or nothing if the connection ends, properly or not.
-    async fn next(&mut self) -> Option<Frame> {
-        let read = async {
-            let head = self.wire.read_exact(9).await.ok()?;
-            let length = usize::from_be_bytes([0, 0, 0, 0, 0, head[0], head[1], head[2]]);
-            let payload = self.wire.read_exact(length).await.ok()?;
-            Some(Frame {
-                kind: head[3],
-                flags: head[4],
-                stream: u32::from_be_bytes([head[5], head[6], head[7], head[8]]),
-                payload,
-            })
-        };
-        within("a frame or the end", read).await
-    }
-
-    /// What comes first of the answer to the request.
-    async fn verdict(&mut self) -> Verdict {
-        while let Some(frame) = self.next().await {
-            match (frame.kind, frame.stream, frame.payload.as_slice()) {
-                (Self::HEADERS, 1, [status, ..]) => return Verdict::Status(*status),
-                (Self::RST_STREAM, 1, [.., reason]) => return Verdict::Reset(*reason),
-                _ => {}
-            }
-        }
-        Verdict::End
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The first byte of a header block, which is the status where that is a usual one.
-    Status(u8),
-    /// The last byte of a reason for a reset.
-    Reset(u8),
-    /// The connection has ended.
-    End,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short frame");
-    let mut bytes = length.to_be_bytes()[1..].to_vec();
-    bytes.extend_from_slice(&[kind, flags]);
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_let_go_and_a_silent_stream_is_not() {
     let issuer = Issuer::start();
@@ -202,27 +82,24 @@ async fn a_client_that_takes_nothing_is_let_go_and_a_silent_stream_is_not() {
     let silence = Instant::now();
     // Twice in a row, so that the silence is twice as long.
     for path in ["/first", "/second"] {
-        let mut attacker = Frames::connect(proxy.data, 0).await;
+        let mut attacker = Frames::with_window(proxy.data, 0).await;
         let begun = Instant::now();
-        attacker.request("GET", path, &[]).await;
-        let mut frames = Vec::new();
-        while let Some(frame) = attacker.next().await {
-            frames.push(frame);
-        }
+        attacker.request(1, path, &[]).await;
+        let came = attacker.end().await.frames;
         let lasted = begun.elapsed();
         assert!(
             (NEARLY_SHORT..SHORT * 10).contains(&lasted),
-            "it was let go after {lasted:?}: {frames:?}"
+            "it was let go after {lasted:?}: {came:?}"
         );
-        let owed = frames.iter().any(|frame| {
-            (frame.kind, frame.stream) == (Frames::HEADERS, 1)
-                && frame.flags & Frames::END_STREAM == 0
+        let owed = came.iter().any(|frame| {
+            (frame.kind, frame.stream) == (frames::HEADERS, 1)
+                && frame.flags & frames::END_STREAM == 0
         });
-        assert!(owed, "nothing was there to be taken: {frames:?}");
-        let taken = frames
+        assert!(owed, "nothing was there to be taken: {came:?}");
+        let taken = came
             .iter()
-            .any(|frame| frame.kind == Frames::DATA && !frame.payload.is_empty());
-        assert!(!taken, "the window was not kept: {frames:?}");
+            .any(|frame| frame.kind == frames::DATA && !frame.payload.is_empty());
+        assert!(!taken, "the window was not kept: {came:?}");
         assert_eq!(proxy.request_line(path).await["status"], 401);
     }
     assert!(silence.elapsed() > SHORT);
@@ -253,11 +130,10 @@ async fn a_get_with_a_body_arrives_with_its_body() {
 
 #[tokio::test]
 async fn a_length_that_is_not_one_number_is_refused_over_http_2_too() {
-    /// `:status` 200 and 400 in the static table (RFC 7541, appendix A).
-    const OK: Verdict = Verdict::Status(0x80 | 8);
-    const BAD_REQUEST: Verdict = Verdict::Status(0x80 | 12);
+    const OK: Verdict = Verdict::Status(200);
+    const BAD_REQUEST: Verdict = Verdict::Status(400);
     /// What RFC 9113, section 8.1.1 asks for; `h2` sees this one itself.
-    const PROTOCOL_ERROR: Verdict = Verdict::Reset(1);
+    const PROTOCOL_ERROR: Verdict = Verdict::Reset(frames::PROTOCOL_ERROR);
     let issuer = Issuer::start();
     let upstream = Upstream::hello();
     let proxy = open_proxy(&issuer, &upstream).await;
@@ -269,13 +145,11 @@ async fn a_length_that_is_not_one_number_is_refused_over_http_2_too() {
         ("two equal lengths", &["0", "0"], BAD_REQUEST),
         ("two lengths", &["0", "5"], PROTOCOL_ERROR),
     ] {
-        let mut client = Frames::connect(proxy.data, 65_535).await;
-        let fields: Vec<_> = lengths
-            .iter()
-            .map(|&length| ("content-length", length))
-            .collect();
-        client.request("POST", "/x", &fields).await;
-        let verdict = client.verdict().await;
+        let mut client = Frames::connect(proxy.data).await;
+        let mut fields = frames::pseudo("POST", "/x");
+        fields.extend(lengths.iter().map(|&length| ("content-length", length)));
+        client.head(1, frames::WHOLE, &fields).await;
+        let verdict = client.verdict(1).await;
         findings.check(case, verdict == expected, || {
             format!("{verdict:?}, expected {expected:?}")
         });
@@ -289,32 +163,31 @@ async fn a_length_that_is_not_one_number_is_refused_over_http_2_too() {
 /// A stream that is reset has not ended, whatever reason is given (RFC 9113, section 8.1).
 #[tokio::test]
 async fn a_reset_is_not_the_end_of_an_upload() {
-    const NO_ERROR: u32 = 0;
-    const PROTOCOL_ERROR: u32 = 1;
-    const CANCEL: u32 = 8;
     let issuer = Issuer::start();
     let upstream = Upstream::hello();
     let proxy = open_proxy(&issuer, &upstream).await;
-    for reason in [NO_ERROR, PROTOCOL_ERROR, CANCEL] {
+    for reason in [frames::NO_ERROR, frames::PROTOCOL_ERROR, frames::CANCEL] {
         let path = format!("/{reason}");
-        let mut client = Frames::connect(proxy.data, 65_535).await;
-        client.open("POST", &path, &[], Frames::END_HEADERS).await;
-        client.send(&frame(Frames::DATA, 0, 1, b"half")).await;
+        let mut client = Frames::connect(proxy.data).await;
+        client
+            .head(1, frames::END_HEADERS, &frames::pseudo("POST", &path))
+            .await;
+        client.send(&frames::data(0, 1, b"half")).await;
         let exchange = upstream.next().await;
         exchange.body_reaches(4).await;
-        let reset = frame(Frames::RST_STREAM, 0, 1, &reason.to_be_bytes());
-        client.send(&reset).await;
+        client.send(&frames::reset(1, reason)).await;
         assert!(!exchange.body_is_whole().await, "{reason}");
         let line = proxy.request_line(&path).await;
         assert_eq!(line["code"], "client_closed", "{line}");
         // The end of a stream is its end.
-        let mut client = Frames::connect(proxy.data, 65_535).await;
-        client.open("POST", "/x", &[], Frames::END_HEADERS).await;
-        client.send(&frame(Frames::DATA, 0, 1, b"half")).await;
+        let mut client = Frames::connect(proxy.data).await;
+        client
+            .head(1, frames::END_HEADERS, &frames::pseudo("POST", "/x"))
+            .await;
+        client.send(&frames::data(0, 1, b"half")).await;
         let exchange = upstream.next().await;
         exchange.body_reaches(4).await;
-        let end = frame(Frames::DATA, Frames::END_STREAM, 1, b"");
-        client.send(&end).await;
+        client.send(&frames::data(frames::END_STREAM, 1, b"")).await;
         assert_eq!(exchange.body().await, b"half");
     }
 }

@@ -17,6 +17,7 @@ mod connections;
 mod flaws;
 mod forwarding;
 mod harness;
+mod http2;
 mod identity;
 #[path = "../support/issuer.rs"]
 mod issuer;

@@ -198,7 +198,7 @@ async fn a_slow_reader_slows_the_upstream_down() {
     let mut client = Request::get("/stream").open(proxy.data).await;
     assert_eq!(client.head().await.status(), 200);
     let exchange = upstream.next().await;
-    let before = resident_kib(&proxy);
+    let before = proxy.resident_kib();
     let megabyte = "x".repeat(1 << 20);
     for _ in 0..200 {
         exchange.send(&megabyte);
@@ -211,23 +211,11 @@ async fn a_slow_reader_slows_the_upstream_down() {
             Piece::Data(data) => received += data.len(),
             Piece::End(_) => break,
         }
-        most = most.max(resident_kib(&proxy));
+        most = most.max(proxy.resident_kib());
     }
     assert_eq!(received, 200 << 20);
     let grown = most.saturating_sub(before);
     assert!(grown < 64 << 10, "it has grown by {grown} KiB");
-}
-
-fn resident_kib(proxy: &Proxy) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.id())).expect("/proc");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("VmRSS");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|size| size.parse().ok())
-        .expect("a size")
 }
 
 #[tokio::test]

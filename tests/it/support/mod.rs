@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod frames;
 pub mod h2;
 pub mod proxy;
 pub mod upstream;
