@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -29,6 +30,11 @@ const CUT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Fewer connections than this are less than a busy agent's clients may need.
 const FEW_CONNECTIONS: usize = 1000;
+
+/// Connections that the kernel holds until they are accepted. One more would be dropped without a
+/// word, and try again after a second: a whole fleet of clients may come back at the same moment.
+/// Linux allows so many unless told otherwise.
+const BACKLOG: i32 = 4096;
 
 /// Why the program could not start, or stopped.
 #[derive(Debug)]
@@ -261,6 +267,8 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError>
     let bind = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
+        // The standard library has said 128; the last word counts.
+        SockRef::from(&listener).listen(BACKLOG)?;
         Ok(listener)
     };
     bind().map_err(|error| AppError::Bind {

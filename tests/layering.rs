@@ -164,7 +164,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "tls",
             "upstream",
         ],
-        &["tokio", "tracing"],
+        &["socket2", "tokio", "tracing"],
     ),
     (
         "cli",

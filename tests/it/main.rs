@@ -27,6 +27,7 @@ mod metrics;
 mod regressions;
 mod reload;
 mod rules;
+mod storms;
 mod streaming;
 mod support;
 mod tokens;

@@ -262,6 +262,11 @@ impl Client {
         self.wire.reset_at_the_end().expect("SO_LINGER");
     }
 
+    /// Leaves by a reset.
+    pub fn reset(self) {
+        self.wire.reset_at_the_end().expect("SO_LINGER");
+    }
+
     /// Waits until the proxy has ended the connection.
     pub async fn closed(&mut self) {
         within("the end of the connection", self.wire.wait_closed()).await;

@@ -430,6 +430,17 @@ impl Proxy {
         self.status("VmRSS:")
     }
 
+    /// How many threads it has.
+    pub fn threads(&self) -> usize {
+        self.status("Threads:")
+    }
+
+    /// How many file descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
+        open.expect("/proc").count()
+    }
+
     fn status(&self, name: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()));
         let status = status.expect("/proc");
