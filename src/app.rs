@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Health};
+use crate::certificate::CertificateError;
 use crate::config::Config;
 use crate::descriptors;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
@@ -48,6 +49,8 @@ pub enum AppError {
         /// Why.
         error: io::Error,
     },
+    /// The listener's certificate cannot be used.
+    Certificate(CertificateError),
     /// The operating system refused a thread, a runtime or a signal handler.
     Os(io::Error),
     /// No trusted roots.
@@ -68,6 +71,7 @@ impl fmt::Display for AppError {
                 address,
                 error,
             } => write!(f, "{key}: cannot listen on {address}: {error}"),
+            Self::Certificate(error) => error.fmt(f),
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
             Self::Keys(error) => write!(f, "keys: {error}"),
@@ -83,7 +87,10 @@ impl AppError {
     /// Whether the configuration is to blame, and not the machine.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::Roots(_) | Self::Upstream(_))
+        matches!(
+            self,
+            Self::Certificate(_) | Self::Roots(_) | Self::Upstream(_)
+        )
     }
 }
 
@@ -118,7 +125,7 @@ pub fn run(config: Config, source: WatchedSource) -> Result<(), AppError> {
     ended
 }
 
-async fn supervise(config: Config, source: WatchedSource) -> Result<(), AppError> {
+async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppError> {
     let mut signals = Signals::install()?;
     let hangup = signal(SignalKind::hangup())?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
@@ -137,7 +144,9 @@ async fn supervise(config: Config, source: WatchedSource) -> Result<(), AppError
     announce(&config, &roots, &data, admin.as_ref())?;
     let keys = KeptKeys::start(&config, &roots, &metrics).map_err(AppError::Keys)?;
     let workers = config.workers.get();
-    let connections = watch::Sender::new(reload::connection_settings(&config));
+    let served_by = reload::connection_settings(&config).map_err(AppError::Certificate)?;
+    let connections = watch::Sender::new(served_by);
+    source.watch(&config);
     let settings = Settings::new(config, Arc::clone(&keys.store), connector);
     let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)));
     let mut tasks = JoinSet::new();

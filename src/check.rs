@@ -1,6 +1,7 @@
 //! `authgate check`: what a configuration means, and whether the outside world plays along.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::{Config, KeySource, LogFormat};
@@ -8,7 +9,7 @@ use crate::cors::Origins;
 use crate::jose::KeySet;
 use crate::keys::Fetcher;
 use crate::policy::{Access, Condition, Methods};
-use crate::tls::{Roots, RootsError};
+use crate::tls::Roots;
 use crate::token::TypPolicy;
 use crate::upstream::Connector;
 
@@ -52,6 +53,13 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         "allowed_hosts",
         &or_word((!hosts.is_empty()).then(|| list(hosts)), "all"),
     )?;
+
+    let tls = config.tls.as_ref();
+    let file = |path: Option<&PathBuf>| or_word(path.map(|path| path.display()), "none");
+    line("tls.cert_file", &file(tls.map(|tls| &tls.cert_file)))?;
+    line("tls.key_file", &file(tls.map(|tls| &tls.key_file)))?;
+    let client_ca_file = tls.and_then(|tls| tls.client_ca_file.as_ref());
+    line("tls.client_ca_file", &file(client_ca_file))?;
 
     let auth0 = &config.auth0;
     let verifier = &auth0.verifier;
@@ -241,9 +249,13 @@ fn join(parts: &[Condition], with: &str) -> String {
 ///
 /// # Errors
 ///
-/// [`RootsError`] when trusted roots cannot be put together.
-pub fn files(config: &Config) -> Result<(), RootsError> {
-    Roots::load(config.auth0.keys.ca_file.as_deref()).map(drop)
+/// When trusted roots cannot be put together, or the listener's certificate cannot be used.
+pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
+    Roots::load(config.auth0.keys.ca_file.as_deref())?;
+    if let Some(files) = &config.tls {
+        files.load()?;
+    }
+    Ok(())
 }
 
 /// Fetches every key set and connects to the upstream, once each. The first list is what went well,

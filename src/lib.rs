@@ -21,7 +21,7 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`]. Above them: [`config`] (flags, environment and file, parsed
+//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`], [`certificate`]. Above them: [`config`] (flags, environment and file, parsed
 //! once), [`app`] (threads and tasks), [`reload`] (another
 //! configuration in the running process), [`admin`] (probes and metrics), [`check`], [`logging`], [`cli`].
 //!
@@ -70,6 +70,7 @@
 pub mod admin;
 pub mod app;
 pub mod authorized;
+pub mod certificate;
 pub mod check;
 pub mod claims;
 pub mod cli;

@@ -14,6 +14,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::certificate::{CertificateError, CertificateFiles};
 use crate::config::{Config, Loaded, Source};
 use crate::keys::{Fetcher, KeyStore};
 use crate::listener::ConnectionSettings;
@@ -80,9 +81,18 @@ async fn announce_readiness(mut complete: watch::Receiver<bool>) {
 }
 
 /// What a connection is served by under this configuration.
-#[must_use]
-pub fn connection_settings(config: &Config) -> Arc<ConnectionSettings> {
-    Arc::new(ConnectionSettings {
+///
+/// # Errors
+///
+/// When the certificate of `[tls]` cannot be used.
+pub fn connection_settings(config: &Config) -> Result<Arc<ConnectionSettings>, CertificateError> {
+    let tls = config
+        .tls
+        .as_ref()
+        .map(CertificateFiles::load)
+        .transpose()?;
+    Ok(Arc::new(ConnectionSettings {
+        tls,
         header_timeout: config.timeouts.header,
         idle_timeout: config.timeouts.idle,
         max_header_bytes: config.limits.header_bytes,
@@ -92,7 +102,7 @@ pub fn connection_settings(config: &Config) -> Arc<ConnectionSettings> {
         } else {
             Vec::new()
         },
-    })
+    }))
 }
 
 /// Loads the configuration again on SIGHUP and when its file has changed.
@@ -171,7 +181,7 @@ impl Reloader {
             Some(self.fresh_keys(&config).await?)
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
-        let connections = connection_settings(&config);
+        let connections = connection_settings(&config)?;
         let settings = current.succeeded_by(config, Arc::clone(store), connector);
         let generation = settings.generation;
         self.shared.replace(settings);
@@ -179,6 +189,7 @@ impl Reloader {
         if let Some(keys) = keys {
             self.keys = keys;
         }
+        self.source.watch(&self.shared.current().config);
         announce(generation, self.source.file().as_deref());
         Ok(())
     }
@@ -238,11 +249,13 @@ fn keep_what_needs_a_restart(config: &mut Config, current: &Config) {
     );
 }
 
-/// Where a configuration comes from, and what its file looked like when it was loaded.
+/// Where a configuration comes from, and what its files looked like when they were loaded.
 #[derive(Debug)]
 pub struct WatchedSource {
     source: Source,
-    known: Option<Stamp>,
+    /// The configuration's own file first.
+    files: Vec<PathBuf>,
+    known: Vec<Option<Stamp>>,
 }
 
 /// What a file's change shows in, links followed: Kubernetes swaps a link to a whole directory.
@@ -269,10 +282,11 @@ impl Stamp {
 impl WatchedSource {
     /// A source of which nothing has been loaded yet.
     #[must_use]
-    pub const fn new(source: Source) -> Self {
+    pub fn new(source: Source) -> Self {
         Self {
+            files: source.file().into_iter().collect(),
             source,
-            known: None,
+            known: Vec::new(),
         }
     }
 
@@ -284,25 +298,41 @@ impl WatchedSource {
 
     /// Loads the configuration as it stands now. A change that comes while it is read is seen later.
     pub fn load(&mut self) -> Loaded {
-        self.known = self.file().as_deref().and_then(Stamp::of);
+        self.known = self.stamps();
         self.source.load()
     }
 
-    /// Waits until the file has changed and stayed so from one look to the next. A file that has gone
+    /// Watches the files that this configuration names, too: certificates are renewed in place.
+    pub fn watch(&mut self, config: &Config) {
+        let certificate = config.tls.iter().flat_map(CertificateFiles::paths);
+        let files = self
+            .file()
+            .into_iter()
+            .chain(certificate.map(Path::to_owned));
+        let files: Vec<PathBuf> = files.collect();
+        if files != self.files {
+            self.files = files;
+            self.known = self.stamps();
+        }
+    }
+
+    /// Waits until a file has changed and stayed so from one look to the next. A file that has gone
     /// is not a change: what replaces it is. Safe to cancel.
     async fn changed(&self) {
-        let Some(path) = self.file() else {
-            return std::future::pending().await;
-        };
-        let mut last = None;
+        let mut last = Vec::new();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let stamp = Stamp::of(&path);
-            if stamp.is_some() && stamp != self.known && stamp == last {
+            let stamps = self.stamps();
+            let is_whole = stamps.iter().all(Option::is_some);
+            if is_whole && stamps != self.known && stamps == last {
                 return;
             }
-            last = stamp;
+            last = stamps;
         }
+    }
+
+    fn stamps(&self) -> Vec<Option<Stamp>> {
+        self.files.iter().map(|file| Stamp::of(file)).collect()
     }
 }
 

@@ -22,7 +22,7 @@ const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
 /// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 4] = ["upstream_protocol", "public_url", "tls", "resource"];
+const LATER: [&str; 3] = ["upstream_protocol", "public_url", "resource"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -414,6 +414,10 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
     ("log = \"info,=\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
+    ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
+    ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),
+    ("[tls]\nclient_ca_file = \"a.pem\"", "tls.cert_file", "is missing"),
+    ("[tls]\ncert_file = 7\nkey_file = \"a.pem\"", "tls.cert_file", "is a number, not a string"),
     ("proxy_protocol = true", "proxy_protocol", "needs trusted_proxies"),
     ("proxy_protocol = \"v2\"", "proxy_protocol", "write true or false"),
     ("trusted_proxies = \"balancer\"", "trusted_proxies", "write one such as \"10.0.0.0/8\""),
@@ -763,7 +767,7 @@ fn all_problems_of_a_file_are_told_at_once() {
             "route[2].methods",
             "route[3]",
             "timeouts.drain",
-            "tls",
+            "tls.origins",
             "trusted_proxies",
             "unmatched",
             "upstream",

@@ -31,11 +31,19 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "config",
         &[
-            "claims", "cors", "headers", "identity", "jose", "policy", "token",
+            "certificate",
+            "claims",
+            "cors",
+            "headers",
+            "identity",
+            "jose",
+            "policy",
+            "token",
         ],
         &["http", "ipnet", "serde_json", "toml", "tracing_subscriber"],
     ),
     // I/O.
+    ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
@@ -87,8 +95,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "hyper_util",
             "ipnet",
             "proxy_header",
+            "rustls",
             "socket2",
             "tokio",
+            "tokio_rustls",
             "tracing",
         ],
     ),
@@ -145,7 +155,15 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "reload",
         &[
-            "config", "keys", "listener", "logging", "metrics", "proxy", "rotation", "tls",
+            "certificate",
+            "config",
+            "keys",
+            "listener",
+            "logging",
+            "metrics",
+            "proxy",
+            "rotation",
+            "tls",
             "upstream",
         ],
         &["tokio", "tracing"],
@@ -155,6 +173,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         "app",
         &[
             "admin",
+            "certificate",
             "config",
             "descriptors",
             "listener",

@@ -24,6 +24,7 @@ pub use reader::Problem;
 pub use rules::ClaimNames;
 pub use sources::{Environment, Overrides};
 
+use crate::certificate::CertificateFiles;
 use crate::claims::ClaimPath;
 use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
@@ -73,6 +74,8 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Hosts that requests may be for; all of them when empty.
     pub allowed_hosts: Vec<AllowedHost>,
+    /// TLS for clients; `None` for clear text.
+    pub tls: Option<CertificateFiles>,
     /// Bounds.
     pub limits: Limits,
     /// Patience.
@@ -228,6 +231,7 @@ fn read(
     let trusted_proxies = network::trusted_proxies(&mut root, problems);
     let proxy_protocol = network::proxy_protocol(&mut root, &trusted_proxies, problems);
     let allowed_hosts = network::allowed_hosts(&mut root, problems);
+    let tls = network::tls(root.section("tls", problems), problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
     let auth0::Read { auth0, claim_names } =
@@ -282,6 +286,7 @@ fn read(
         deny_unmatched,
         trusted_proxies,
         proxy_protocol,
+        tls,
         allowed_hosts,
         limits,
         timeouts,
@@ -600,7 +605,7 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["upstream_protocol", "public_url", "tls", "resource"] {
+    for key in ["upstream_protocol", "public_url", "resource"] {
         root.not_supported_yet(key, problems);
     }
 }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::reader::{Problems, Section};
 use super::sources::Sourced;
 use super::units;
+use crate::certificate::CertificateFiles;
 use crate::headers::AllowedHost;
 
 /// Where requests are forwarded to.
@@ -277,6 +278,35 @@ pub(super) fn allowed_hosts(section: &mut Section, problems: &mut Problems) -> V
         }
     }
     hosts
+}
+
+/// Reads `[tls]`.
+pub(super) fn tls(mut section: Section, problems: &mut Problems) -> Option<CertificateFiles> {
+    let is_wanted = ["cert_file", "key_file", "client_ca_file"]
+        .iter()
+        .any(|key| section.holds(key));
+    let mut missing = None;
+    let mut path = |key, is_needed: bool| {
+        if is_needed && !section.holds(key) {
+            missing = missing.or(Some(key));
+        }
+        section.string(key, problems).map(PathBuf::from)
+    };
+    let cert_file = path("cert_file", is_wanted);
+    let key_file = path("key_file", is_wanted);
+    let client_ca_file = path("client_ca_file", false);
+    if let Some(key) = missing {
+        problems.error(
+            section.path_of(key),
+            "is missing: TLS for clients needs cert_file and key_file",
+        );
+    }
+    section.finish(problems);
+    Some(CertificateFiles {
+        cert_file: cert_file?,
+        key_file: key_file?,
+        client_ca_file,
+    })
 }
 
 /// Reads `[limits]`.

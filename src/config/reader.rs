@@ -69,6 +69,11 @@ impl Section {
         }
     }
 
+    /// Whether this key is set, to whatever.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// Takes a value out, whatever its type.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
         self.know(key);

@@ -11,9 +11,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The scheme of clients; TLS ends in front.
-const SCHEME: &str = "http";
-
 /// What the request said of the way that it has come. Read before anything is removed.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -37,7 +34,13 @@ impl Before {
 
     /// Adds the peer to what was said. What a trusted proxy said of scheme and host stays in
     /// `X-Forwarded-*`; `Forwarded` is for backends that were given one before.
-    pub(super) fn extend(self, headers: &mut HeaderMap, peer: Option<IpAddr>, host: &Host) {
+    pub(super) fn extend(
+        self,
+        headers: &mut HeaderMap,
+        peer: Option<IpAddr>,
+        host: &Host,
+        scheme: &'static str,
+    ) {
         let peer = peer.map(|peer| peer.to_canonical());
         let set = |headers: &mut HeaderMap, name: HeaderName, before: Option<String>, last| {
             let whole = match (before, last) {
@@ -52,26 +55,26 @@ impl Before {
         set(headers, X_FORWARDED_FOR, self.addresses, address);
         headers
             .entry(X_FORWARDED_PROTO)
-            .or_insert(HeaderValue::from_static(SCHEME));
+            .or_insert(HeaderValue::from_static(scheme));
         headers
             .entry(X_FORWARDED_HOST)
             .or_insert_with(|| host.value().clone());
         if self.has_forwarded {
-            let element = element(peer, host);
+            let element = element(peer, host, scheme);
             set(headers, FORWARDED, self.elements, Some(element));
         }
     }
 }
 
 /// RFC 7239 §4 and §6. A host is quoted for its colon; it is checked, so nothing in it needs escaping.
-fn element(peer: Option<IpAddr>, host: &Host) -> String {
+fn element(peer: Option<IpAddr>, host: &Host, scheme: &str) -> String {
     let node = match peer {
         Some(IpAddr::V4(peer)) => peer.to_string(),
         Some(IpAddr::V6(peer)) => format!("\"[{peer}]\""),
         None => "unknown".to_owned(),
     };
     let host = host.value().to_str().unwrap_or_default();
-    format!("for={node};host=\"{host}\";proto={SCHEME}")
+    format!("for={node};host=\"{host}\";proto={scheme}")
 }
 
 /// Whether no quoted string is open at the end, which would swallow what is added.
@@ -118,7 +121,7 @@ mod tests {
             (None, "[::1]:80", "for=unknown;host=\"[::1]:80\";proto=http"),
         ] {
             let peer = peer.map(|peer| peer.parse().expect("an address"));
-            assert_eq!(element(peer, &host(host_text)), expected);
+            assert_eq!(element(peer, &host(host_text), "http"), expected);
         }
     }
 
@@ -148,7 +151,7 @@ mod tests {
         let before = Before::of(&headers, trusted);
         headers.remove("forwarded");
         let peer = "::ffff:10.0.0.9".parse().ok();
-        before.extend(&mut headers, peer, &host("a.example"));
+        before.extend(&mut headers, peer, &host("a.example"), "http");
         headers
     }
 

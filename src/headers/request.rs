@@ -132,6 +132,8 @@ pub struct Outbound<'r> {
     pub host: &'r Host,
     /// The client's HTTP version.
     pub version: Version,
+    /// The scheme by which it came.
+    pub scheme: &'static str,
     /// The name of this instance in `Via`.
     pub pseudonym: &'r Pseudonym,
     /// Who is connected.
@@ -177,7 +179,7 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
     }
     headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
     headers.append(VIA, outbound.pseudonym.line(outbound.version).clone());
-    before.extend(headers, outbound.peer, outbound.host);
+    before.extend(headers, outbound.peer, outbound.host, outbound.scheme);
     for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
         headers.insert(name.clone(), value.clone());
     }
@@ -228,6 +230,7 @@ mod tests {
                 forward_authorization: false,
                 host: &host,
                 version: Version::HTTP_11,
+                scheme: "http",
                 pseudonym: &Pseudonym::new(7),
                 peer: Some([10, 0, 0, 9].into()),
                 peer_is_trusted: trusted,

@@ -1,6 +1,7 @@
 //! One client connection, from its first byte to its end.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -13,9 +14,10 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Counted};
-use super::opening::{self, OpeningError};
+use super::opening::{self, OpeningError, Rewound};
 use super::watched::Watched;
 use super::{BoxError, Client, ConnectionSettings, Handler, Phase, Unreadable};
 use crate::clock::after;
@@ -51,7 +53,8 @@ const MAX_HTTP2_LOCAL_RESETS: usize = 256;
 /// How long an HTTP/2 client may take to hear that its connection is over.
 const HTTP2_GOODBYE: Duration = Duration::from_secs(1);
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends: a PROXY header where one is due, TLS where it is configured,
+/// then HTTP.
 pub async fn serve_stream<S, H>(
     mut stream: S,
     settings: Arc<ConnectionSettings>,
@@ -61,54 +64,124 @@ pub async fn serve_stream<S, H>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler,
 {
-    let mut phase = client.phase.clone();
+    let mut bytes = Vec::new();
     let is_due = settings.proxy_header_is_due(client.address);
-    let opening = tokio::select! {
-        opening = tokio::time::timeout(settings.header_timeout, opening::read(&mut stream, is_due)) => opening,
-        // Nothing was asked on this connection, so nothing is cut.
-        _ = phase.wait_for(|phase| *phase >= Phase::Draining) => return,
+    let patience = Patience::new(&settings, &client);
+    let Some(tls) = settings.tls.clone() else {
+        let opening = async {
+            let source = if is_due {
+                opening::read_proxy_header(&mut stream, &mut bytes).await?
+            } else {
+                None
+            };
+            Ok((source, opening::is_http2(&mut stream, &mut bytes).await?))
+        };
+        if let Some((source, is_http2)) = patience.wait_for(opening).await {
+            client.address = source.or(client.address);
+            serve_http(stream, bytes, is_http2, settings, client, handler).await;
+        }
+        return;
     };
-    let opening = match opening {
-        Ok(Ok(opening)) => opening,
-        Ok(Err(OpeningError::NoProxyHeader)) => {
-            tracing::warn!(
-                client = client.address.map(tracing::field::display),
+    let opening = async {
+        let source = if is_due {
+            opening::read_proxy_header(&mut stream, &mut bytes).await?
+        } else {
+            None
+        };
+        let stream = Rewound::new(bytes, stream);
+        let mut stream = TlsAcceptor::from(tls).accept(stream).await?;
+        let mut bytes = Vec::new();
+        let is_http2 = match stream.get_ref().1.alpn_protocol() {
+            Some(protocol) => protocol == b"h2",
+            None => opening::is_http2(&mut stream, &mut bytes).await?,
+        };
+        Ok((source, stream, bytes, is_http2))
+    };
+    if let Some((source, stream, bytes, is_http2)) = patience.wait_for(opening).await {
+        client.address = source.or(client.address);
+        client.is_tls = true;
+        serve_http(stream, bytes, is_http2, settings, client, handler).await;
+    }
+}
+
+/// How long the beginning of a connection is waited for.
+struct Patience {
+    limit: Duration,
+    address: Option<SocketAddr>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Patience {
+    fn new(settings: &ConnectionSettings, client: &Client) -> Self {
+        Self {
+            limit: settings.header_timeout,
+            address: client.address,
+            phase: client.phase.clone(),
+        }
+    }
+
+    /// What the opening comes to; `None` when the connection is not worth serving.
+    async fn wait_for<T>(
+        mut self,
+        opening: impl Future<Output = Result<T, OpeningError>>,
+    ) -> Option<T> {
+        let opening = tokio::select! {
+            opening = tokio::time::timeout(self.limit, opening) => opening.ok()?,
+            // Nothing was asked on this connection, so nothing is cut.
+            _ = self.phase.wait_for(|phase| *phase >= Phase::Draining) => return None,
+        };
+        let address = self.address.map(tracing::field::display);
+        match opening {
+            Ok(opened) => return Some(opened),
+            Err(OpeningError::NoProxyHeader) => tracing::warn!(
+                client = address,
                 "a connection from a trusted proxy does not begin with a PROXY header; it was closed"
-            );
-            return;
+            ),
+            Err(OpeningError::Io(error)) => {
+                tracing::debug!(client = address, %error, "connection ended before its first request");
+            }
         }
-        Ok(Err(OpeningError::Io(error))) => {
-            tracing::debug!(%error, "connection ended before its first request");
-            return;
-        }
-        Err(_) => return,
-    };
-    client.address = opening.source.or(client.address);
+        None
+    }
+}
+
+/// Serves HTTP on a connection of which these bytes were read already.
+async fn serve_http<S, H>(
+    stream: S,
+    first_bytes: Vec<u8>,
+    is_http2: bool,
+    settings: Arc<ConnectionSettings>,
+    client: Client,
+    handler: H,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Handler,
+{
+    let phase = client.phase.clone();
     let activity = Arc::clone(&client.activity);
-    let is_http1 = !opening.is_http2;
-    let watched = Watched::new(stream, Arc::clone(&activity), is_http1, opening.bytes);
+    let watched = Watched::new(stream, Arc::clone(&activity), !is_http2, first_bytes);
     let service = Counted::new(handler.clone(), client.clone());
     let io = TokioIo::new(watched);
-    if is_http1 {
-        let mut connection = http1_builder(&settings)
-            .serve_connection(io, service)
-            .with_upgrades();
-        let ended = drive(Pin::new(&mut connection), &activity, &settings, phase).await;
-        let why = unreadable(&ended, &activity, &settings);
-        ended.log();
-        let Some(parts) = connection.into_parts() else {
-            return;
-        };
-        let watched = parts.io.into_inner();
-        if let Some(why) = why {
-            let last_words = handler.answer_unreadable(why, &client);
-            watched.farewell(&last_words).await;
-        } else if watched.needs_farewell() && matches!(ended, Ended::ByItself(_)) {
-            watched.farewell(b"").await;
-        }
-    } else {
+    if is_http2 {
         let connection = pin!(http2_builder(&settings).serve_connection(io, service));
         drive(connection, &activity, &settings, phase).await.log();
+        return;
+    }
+    let mut connection = http1_builder(&settings)
+        .serve_connection(io, service)
+        .with_upgrades();
+    let ended = drive(Pin::new(&mut connection), &activity, &settings, phase).await;
+    let why = unreadable(&ended, &activity, &settings);
+    ended.log();
+    let Some(parts) = connection.into_parts() else {
+        return;
+    };
+    let watched = parts.io.into_inner();
+    if let Some(why) = why {
+        let last_words = handler.answer_unreadable(why, &client);
+        watched.farewell(&last_words).await;
+    } else if watched.needs_farewell() && matches!(ended, Ended::ByItself(_)) {
+        watched.farewell(b"").await;
     }
 }
 

@@ -64,6 +64,8 @@ pub struct ConnectionSettings {
     pub max_headers: usize,
     /// Peers whose connections begin with a PROXY header.
     pub proxy_protocol_peers: Vec<IpNet>,
+    /// How TLS is spoken; `None` for clear text.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ConnectionSettings {
@@ -169,6 +171,8 @@ impl Slots {
 pub struct Client {
     /// Who is connected, or whom a PROXY header names.
     pub address: Option<SocketAddr>,
+    /// Whether the connection is TLS.
+    pub is_tls: bool,
     activity: Arc<Activity>,
     phase: watch::Receiver<Phase>,
     slot: Slot,
@@ -180,6 +184,7 @@ impl Client {
     pub fn new(address: Option<SocketAddr>, phase: watch::Receiver<Phase>, slot: Slot) -> Self {
         Self {
             address,
+            is_tls: false,
             activity: Arc::new(Activity::new()),
             phase,
             slot,

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4). No HTTP/1 request does.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -15,17 +17,6 @@ const MAX_PROXY_HEADER_BYTES: usize = 4 * 1024;
 
 /// How much is read at a time: a whole request head of the usual size.
 const READ_BYTES: usize = 2 * 1024;
-
-/// What is known of a connection after its first bytes.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Opening {
-    /// The client that a proxy in front names; `None` when it speaks for itself.
-    pub(super) source: Option<SocketAddr>,
-    /// Whether HTTP/2 follows, and not HTTP/1.
-    pub(super) is_http2: bool,
-    /// What was read and belongs to the protocol that follows.
-    pub(super) bytes: Vec<u8>,
-}
 
 /// Why a connection cannot be served.
 #[derive(Debug)]
@@ -42,28 +33,23 @@ impl From<io::Error> for OpeningError {
     }
 }
 
-/// Reads until it is known what follows, with a PROXY header first where one is due.
-pub(super) async fn read<S: AsyncRead + Unpin>(
+/// Reads until it is known whether HTTP/2 follows, and not HTTP/1. `bytes` is what was read.
+pub(super) async fn is_http2<S: AsyncRead + Unpin>(
     stream: &mut S,
-    proxy_header_is_due: bool,
-) -> Result<Opening, OpeningError> {
-    let mut opening = Opening::default();
-    if proxy_header_is_due {
-        opening.source = read_proxy_header(stream, &mut opening.bytes).await?;
-    }
+    bytes: &mut Vec<u8>,
+) -> io::Result<bool> {
     loop {
-        let length = opening.bytes.len().min(HTTP2_PREFACE.len());
-        let differs = opening.bytes.get(..length) != HTTP2_PREFACE.get(..length);
+        let length = bytes.len().min(HTTP2_PREFACE.len());
+        let differs = bytes.get(..length) != HTTP2_PREFACE.get(..length);
         if differs || length == HTTP2_PREFACE.len() {
-            opening.is_http2 = !differs;
-            return Ok(opening);
+            return Ok(!differs);
         }
-        read_more(stream, &mut opening.bytes).await?;
+        read_more(stream, bytes).await?;
     }
 }
 
 /// The source that the header names, if it names one; what follows it stays in `bytes`.
-async fn read_proxy_header<S: AsyncRead + Unpin>(
+pub(super) async fn read_proxy_header<S: AsyncRead + Unpin>(
     stream: &mut S,
     bytes: &mut Vec<u8>,
 ) -> Result<Option<SocketAddr>, OpeningError> {
@@ -91,9 +77,96 @@ async fn read_more<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut Vec<u8>) ->
     }
 }
 
+/// A stream of which some bytes were read too early.
+#[derive(Debug)]
+pub(super) struct Rewound<S> {
+    ahead: Vec<u8>,
+    stream: S,
+}
+
+impl<S> Rewound<S> {
+    pub(super) const fn new(ahead: Vec<u8>, stream: S) -> Self {
+        Self { ahead, stream }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let turn = self.ahead.len().min(buffer.remaining());
+        let rest = self.ahead.split_off(turn);
+        buffer.put_slice(&self.ahead);
+        self.ahead = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{HTTP2_PREFACE, MAX_PROXY_HEADER_BYTES, Opening, OpeningError, read};
+    use super::{
+        HTTP2_PREFACE, MAX_PROXY_HEADER_BYTES, OpeningError, Rewound, is_http2, read_proxy_header,
+    };
+    use std::net::SocketAddr;
+    use tokio::io::AsyncReadExt as _;
+
+    #[derive(Debug)]
+    struct Opening {
+        source: Option<SocketAddr>,
+        is_http2: bool,
+        bytes: Vec<u8>,
+    }
+
+    async fn read<S: tokio::io::AsyncRead + Unpin>(
+        stream: &mut S,
+        proxy_header_is_due: bool,
+    ) -> Result<Opening, OpeningError> {
+        let mut bytes = Vec::new();
+        let source = if proxy_header_is_due {
+            read_proxy_header(stream, &mut bytes).await?
+        } else {
+            None
+        };
+        Ok(Opening {
+            source,
+            is_http2: is_http2(stream, &mut bytes).await?,
+            bytes,
+        })
+    }
+
+    #[test]
+    fn what_was_read_too_early_is_read_again() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let mut stream = Rewound::new(b"early ".to_vec(), std::io::Cursor::new(b"late".to_vec()));
+        let mut text = String::new();
+        let read = runtime.block_on(stream.read_to_string(&mut text));
+        assert_eq!((read.expect("text"), text.as_str()), (10, "early late"));
+    }
 
     /// Reads what arrives in these pieces.
     fn opening(pieces: &[&[u8]], proxy_header_is_due: bool) -> Result<Opening, OpeningError> {
@@ -105,7 +178,6 @@ mod tests {
     }
 
     fn arriving(pieces: &[&[u8]]) -> impl tokio::io::AsyncRead + Unpin {
-        use tokio::io::AsyncReadExt as _;
         let empty: Box<dyn tokio::io::AsyncRead + Unpin> = Box::new(tokio::io::empty());
         pieces.iter().rev().fold(empty, |rest, piece| {
             Box::new(std::io::Cursor::new(piece.to_vec()).chain(rest))

@@ -304,6 +304,7 @@ impl Proxy {
             forward_authorization: config.identity.forward_authorization,
             host,
             version: head.version,
+            scheme: if client.is_tls { "https" } else { "http" },
             pseudonym: &self.shared.pseudonym,
             peer,
             peer_is_trusted,

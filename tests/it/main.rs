@@ -30,4 +30,5 @@ mod rules;
 mod storms;
 mod streaming;
 mod support;
+mod tls;
 mod tokens;

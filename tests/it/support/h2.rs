@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::wire::within;
@@ -23,6 +24,11 @@ impl H2 {
         let stream = within("a connection", TcpStream::connect(address))
             .await
             .expect("a connection");
+        Self::over(stream).await
+    }
+
+    /// Over something that is connected already.
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = within(
             "a handshake",
             handshake(TokioExecutor::new(), TokioIo::new(stream)),
