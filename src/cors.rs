@@ -79,21 +79,21 @@ impl Origin {
     #[must_use]
     pub fn of(headers: &HeaderMap, settings: Option<&CorsSettings>) -> Self {
         let mut origins = headers.get_all(ORIGIN).iter();
-        let (Some(origin), further) = (origins.next(), origins.next()) else {
-            return Self::None;
-        };
-        match settings.map(|settings| &settings.origins) {
-            None => Self::Unmanaged,
-            Some(_) if further.is_some() => Self::Foreign,
-            Some(Origins::Any) => Self::Welcome(HeaderValue::from_static("*")),
-            Some(Origins::Listed(listed)) if listed.contains(origin) => {
+        let (origin, further) = (origins.next(), origins.next());
+        match (settings.map(|settings| &settings.origins), origin) {
+            (Some(_), _) if further.is_some() => Self::Foreign,
+            // Also without an origin: a cache may keep the answer and show it to a page later.
+            (Some(Origins::Any), _) => Self::Welcome(HeaderValue::from_static("*")),
+            (_, None) => Self::None,
+            (None, Some(_)) => Self::Unmanaged,
+            (Some(Origins::Listed(listed)), Some(origin)) if listed.contains(origin) => {
                 Self::Welcome(origin.clone())
             }
-            Some(Origins::Listed(_)) => Self::Foreign,
+            (Some(Origins::Listed(_)), Some(_)) => Self::Foreign,
         }
     }
 
-    /// Sets the headers of an answer that was made here.
+    /// Sets the headers of an answer that was made here. No cache keeps those.
     pub fn mark_own(&self, headers: &mut HeaderMap) {
         match self {
             Self::None => {}
@@ -142,10 +142,12 @@ impl Origin {
         }
     }
 
+    /// Where origins are configured. An answer to a request without one varies too: a cache that
+    /// kept it would have nothing to show to a welcome page.
     fn mark(&self, headers: &mut HeaderMap) {
         match self {
-            Self::None | Self::Unmanaged => {}
-            Self::Foreign => {
+            Self::Unmanaged => {}
+            Self::Foreign | Self::None => {
                 headers.append(VARY, HeaderValue::from_static("Origin"));
             }
             Self::Welcome(origin) => {
@@ -245,6 +247,8 @@ mod tests {
                 Some(settings(Origins::Any)),
                 welcome("*"),
             ),
+            (&[], Some(settings(Origins::Any)), welcome("*")),
+            (&[], None, Origin::None),
             (
                 &[("origin", "https://app.example.evil")],
                 Some(listed()),
@@ -308,6 +312,14 @@ mod tests {
         let mut foreign = headers(&upstreams);
         Origin::Foreign.mark_forwarded(&mut foreign, Some(&listed()));
         assert_eq!(foreign.get("access-control-allow-origin"), None);
+
+        let mut kept_by_a_cache = headers(&upstreams);
+        Origin::None.mark_forwarded(&mut kept_by_a_cache, Some(&listed()));
+        assert_eq!(kept_by_a_cache.get("access-control-allow-origin"), None);
+        assert_eq!(
+            kept_by_a_cache.get_all("vary").iter().collect::<Vec<_>>(),
+            ["accept", "Origin"]
+        );
 
         let mut untouched = headers(&upstreams);
         Origin::Unmanaged.mark_forwarded(&mut untouched, None);

@@ -264,6 +264,11 @@ async fn configured_origins_are_answered_here() {
     assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
     let refused = proxy.send(&Request::get("/x").header("Origin", PAGE)).await;
     is_readable_by(&refused, PAGE).expect("readable");
+
+    // What a cache keeps of a request without an origin is not for a page.
+    let answer = proxy.send(&Request::get("/x").bearer(&token)).await;
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(list(&answer, "vary"), ["origin"]);
 }
 
 #[tokio::test]
