@@ -9,7 +9,6 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
-    clippy::string_slice,
     reason = "a test ends by panicking"
 )]
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]

@@ -253,6 +253,12 @@ async fn configured_origins_are_answered_here() {
             );
         }
     }
+    // Chromium sent this field for a time. It asks for nothing that would need an answer.
+    let private = preflight("/x", PAGE).header("Access-Control-Request-Private-Network", "true");
+    let answer = proxy.send(&private).await;
+    assert_eq!(answer.status(), 204);
+    assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
+    assert_eq!(answer.header("access-control-allow-private-network"), None);
     assert_eq!(upstream.requests(), 0);
 
     let token = issuer.user("auth0|alice").mint();
