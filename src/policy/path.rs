@@ -37,7 +37,7 @@ pub enum PathError {
     BrokenPercentEncoding,
     /// A control character or NUL, plain or encoded.
     ControlCharacter,
-    /// A byte that must not stand plainly in a path: a backslash, `#`, or outside ASCII.
+    /// A byte that must not stand plainly in a path: a backslash, `#`, `?`, or outside ASCII.
     ForbiddenByte(u8),
     /// It decodes to bytes that are not UTF-8.
     NotUtf8,
@@ -149,7 +149,7 @@ fn check_bytes(path: &str) -> Result<(), PathError> {
     while let Some(byte) = bytes.next() {
         match byte {
             0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
-            b'\\' | b'#' | b' ' | 0x80.. => return Err(PathError::ForbiddenByte(byte)),
+            b'\\' | b'#' | b'?' | b' ' | 0x80.. => return Err(PathError::ForbiddenByte(byte)),
             b'%' => {
                 encoded = true;
                 let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
@@ -452,6 +452,7 @@ mod tests {
             ("api", NoLeadingSlash),
             ("/a\\b", ForbiddenByte(b'\\')),
             ("/a#b", ForbiddenByte(b'#')),
+            ("/a?b", ForbiddenByte(b'?')),
             ("/a b", ForbiddenByte(b' ')),
             ("/caf\u{e9}", ForbiddenByte(0xc3)),
             ("/a\0", ControlCharacter),
