@@ -212,6 +212,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.flushed = true;
         self.activity.on_flushed();
+        // hyper reads nothing while it holds the beginning of a later request, which can have come
+        // with the one that runs; but it flushes whenever it does anything.
+        if self.http1
+            && self.activity.is_ahead_of_its_turn()
+            && let Poll::Ready(ended) = self.poll_ahead(cx)
+        {
+            let gone = io::Error::from(io::ErrorKind::ConnectionAborted);
+            return Poll::Ready(ended.and(Err(gone)));
+        }
         Poll::Ready(Ok(()))
     }
 

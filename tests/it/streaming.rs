@@ -134,6 +134,23 @@ async fn a_client_that_leaves_with_a_request_in_the_queue_ends_its_stream() {
     assert_eq!(upstream.requests(), 2);
 }
 
+/// Nor must one that came together with the request that runs.
+#[tokio::test]
+async fn a_client_that_leaves_behind_two_requests_at_once_ends_the_first() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::Hang);
+    let proxy = open_proxy(&issuer, &upstream).await;
+    for first in [Request::get("/slow"), Request::post("/slow", "{}")] {
+        let mut client = Client::connect(proxy.data).await;
+        let both = [first.bytes(), Request::get("/next").bytes()].concat();
+        client.send(&both).await;
+        let exchange = upstream.next().await;
+        drop(client);
+        exchange.closed().await;
+    }
+    assert_eq!(upstream.requests(), 2);
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_cancels_it() {
     let issuer = Issuer::start();
