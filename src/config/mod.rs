@@ -120,20 +120,34 @@ pub struct Loaded {
 /// Loads the configuration. `file` is `--config` or `AUTHGATE_CONFIG`, if set.
 #[must_use]
 pub fn load(file: Option<&Path>, overrides: &Overrides, environment: Environment<'_>) -> Loaded {
-    let mut problems = Problems::default();
-    let table = file.map_or_else(|| Ok(toml::Table::new()), read_file);
-    let table = table.unwrap_or_else(|problem| {
-        problems.errors.push(problem);
-        toml::Table::new()
-    });
-    // A file that cannot be read must not be followed by complaints about what it would have held.
-    if !problems.errors.is_empty() {
-        return Loaded {
-            config: Err(problems.errors),
-            warnings: problems.warnings,
-            notes: Vec::new(),
-        };
+    let text = file.map_or_else(|| Ok(String::new()), read_file);
+    match text {
+        Ok(text) => {
+            let name = file.map(|path| path.display().to_string());
+            load_text(&name.unwrap_or_default(), &text, overrides, environment)
+        }
+        Err(problem) => unreadable(problem),
     }
+}
+
+/// Loads the configuration from the text of a file that has this name.
+#[must_use]
+pub fn load_text(
+    name: &str,
+    text: &str,
+    overrides: &Overrides,
+    environment: Environment<'_>,
+) -> Loaded {
+    let table = match text.parse::<toml::Table>() {
+        Ok(table) => table,
+        Err(error) => {
+            return unreadable(Problem {
+                path: name.to_owned(),
+                message: format!("is not TOML: {error}"),
+            });
+        }
+    };
+    let mut problems = Problems::default();
     let mut sources = Sources::new(environment);
     let config = read(Section::root(table), overrides, &mut sources, &mut problems);
     let config = match config {
@@ -186,6 +200,15 @@ fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// A file that cannot be read must not be followed by complaints about what it would have held.
+fn unreadable(problem: Problem) -> Loaded {
+    Loaded {
+        config: Err(vec![problem]),
+        warnings: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
 /// The path of the configuration file: the flag, or else `AUTHGATE_CONFIG`.
 #[must_use]
 pub fn file_path(flag: Option<&Path>, environment: Environment<'_>) -> Option<std::path::PathBuf> {
@@ -196,7 +219,7 @@ pub fn file_path(flag: Option<&Path>, environment: Environment<'_>) -> Option<st
     })
 }
 
-fn read_file(path: &Path) -> Result<toml::Table, Problem> {
+fn read_file(path: &Path) -> Result<String, Problem> {
     let problem = |message: String| Problem {
         path: path.display().to_string(),
         message,
@@ -206,10 +229,7 @@ fn read_file(path: &Path) -> Result<toml::Table, Problem> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(problem("is larger than 4 MiB".to_owned()));
     }
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| problem(format!("cannot be read: {error}")))?;
-    text.parse()
-        .map_err(|error: toml::de::Error| problem(format!("is not TOML: {error}")))
+    std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))
 }
 
 fn read(
