@@ -30,12 +30,15 @@ impl<B> AuthorizedRequest<B> {
         };
         let mut request = Request::new(body);
         *request.method_mut() = head.method;
-        // Origin form, byte for byte as the client sent it (RFC 9112 §3.2.1).
+        // Origin form, byte for byte as the client sent it; where there was no path it is the root that
+        // was decided on, and the root is what an empty target must be sent as (RFC 9112 §3.2.1).
         *request.uri_mut() = head
             .uri
             .path_and_query()
             .cloned()
-            .map_or_else(Uri::default, Uri::from);
+            .map(Uri::from)
+            .filter(|target| !target.path().is_empty())
+            .unwrap_or_default();
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = head.headers;
         headers::rewrite_request(request.headers_mut(), managed, outbound);

@@ -34,6 +34,28 @@ const HIDDEN_ADMIN: [&str; 3] = [
 
 const ADMIN: &str = "[[route]]\npath = \"/api/admin/**\"\nrequire = { scopes = [\"admin:all\"] }";
 
+/// A fragment is dropped where nobody sees it any more. What is left of a target may be nothing: it is
+/// decided on as the root, and must arrive as the root.
+#[tokio::test]
+async fn a_target_of_a_fragment_alone_arrives_as_the_root() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = open_proxy(&issuer, &upstream).await;
+    let mut client = Frames::connect(proxy.data, 65_535).await;
+    client.request("GET", "#/admin", &[]).await;
+    let head = upstream.next().await.head;
+    assert_eq!(head.first_line, "GET / HTTP/1.1");
+
+    let mut client = Client::connect(proxy.data).await;
+    let next = "GET http://b.example#/admin HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let both = [&Request::get("/x").bytes(), next.as_bytes()].concat();
+    client.send(&both).await;
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(upstream.next().await.head.first_line, "GET /x HTTP/1.1");
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(upstream.next().await.head.first_line, "GET / HTTP/1.1");
+}
+
 #[tokio::test]
 async fn what_looks_like_an_authority_in_a_path_hides_no_route() {
     let issuer = Issuer::start();
