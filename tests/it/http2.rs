@@ -1111,3 +1111,28 @@ async fn frames_that_break_the_protocol_end_the_connection() {
     findings.assert_none();
     assert_eq!(scene.reached(), 0);
 }
+
+/// What begins like the preface may be a request of HTTP/1.
+#[tokio::test]
+async fn a_request_that_begins_like_a_preface_is_read_to_its_end() {
+    let scene = Scene::hello("").await;
+    for (cut, method) in [
+        (1, "POST"),
+        (1, "PUT"),
+        (1, "PATCH"),
+        (1, "PROPFIND"),
+        (2, "PROPFIND"),
+    ] {
+        let bytes = Request::new(method, "/x")
+            .bearer(&scene.token)
+            .body("{}")
+            .bytes();
+        let mut client = Client::connect(scene.proxy.data).await;
+        client.send(&bytes[..cut]).await;
+        for _ in 0..3 {
+            scene.good().await;
+        }
+        client.send(&bytes[cut..]).await;
+        assert_eq!(client.response().await.status(), 200, "{method}");
+    }
+}
