@@ -31,6 +31,8 @@ pub(super) struct Activity {
     head_began: AtomicU64,
     /// Whether anything of that head is here.
     head_has_bytes: AtomicBool,
+    /// Whether a head of HTTP/2 has begun and not ended. It may stand beside running requests.
+    http2_head_is_open: AtomicBool,
     in_first_line: AtomicBool,
     fragment: AtomicBool,
     /// Whether every answer is on the wire and no request has come since.
@@ -59,6 +61,7 @@ impl Activity {
             // A newcomer has as long for its first head as for any other.
             head_began: AtomicU64::new(0),
             head_has_bytes: AtomicBool::new(false),
+            http2_head_is_open: AtomicBool::new(false),
             in_first_line: AtomicBool::new(true),
             fragment: AtomicBool::new(false),
             between_requests: AtomicBool::new(true),
@@ -72,11 +75,24 @@ impl Activity {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NO_HEAD - 1)
     }
 
-    /// Bytes arrived. Between requests they begin a head.
-    pub(super) fn on_read(&self, bytes: &[u8], http1: bool) {
+    /// Bytes of HTTP/2 arrived, at the end of which a header block is open or not.
+    pub(super) fn on_http2_read(&self, is_in_head: bool) {
+        if is_in_head == self.http2_head_is_open.load(Ordering::Relaxed) {
+            return;
+        }
+        self.http2_head_is_open.store(is_in_head, Ordering::Relaxed);
+        // The first head has had its time from the beginning of the connection.
+        if self.has_served() {
+            let began = if is_in_head { self.now() } else { NO_HEAD };
+            self.head_began.store(began, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of HTTP/1 arrived. Between requests they begin a head.
+    pub(super) fn on_read(&self, bytes: &[u8]) {
         let in_request = self.running.load(Ordering::Relaxed) > 0;
         // What follows a body that nobody read may still be that body.
-        if !http1 || in_request || self.body_open.load(Ordering::Relaxed) {
+        if in_request || self.body_open.load(Ordering::Relaxed) {
             return;
         }
         if self.head_began.load(Ordering::Relaxed) == NO_HEAD {
@@ -198,16 +214,18 @@ impl Activity {
     /// as it likes; a client that takes nothing of what is there for it may not.
     pub(super) fn deadline(&self, settings: &ConnectionSettings) -> Instant {
         let running = self.running.load(Ordering::Relaxed);
-        if running > 0 && self.owed.load(Ordering::Relaxed) >= running {
+        let head_began = self.head_began.load(Ordering::Relaxed);
+        let head_is_due = self.http2_head_is_open.load(Ordering::Relaxed) || running == 0;
+        if head_is_due && head_began != NO_HEAD {
+            return after(self.at(&self.head_began), settings.header_timeout);
+        }
+        if running == 0 {
+            return after(self.at(&self.last_end), settings.idle_timeout);
+        }
+        if self.owed.load(Ordering::Relaxed) >= running {
             return after(self.at(&self.last_taken), settings.idle_timeout);
         }
-        if running > 0 {
-            return after(Instant::now(), settings.idle_timeout);
-        }
-        match self.head_began.load(Ordering::Relaxed) {
-            NO_HEAD => after(self.at(&self.last_end), settings.idle_timeout),
-            _ => after(self.at(&self.head_began), settings.header_timeout),
-        }
+        after(Instant::now(), settings.idle_timeout)
     }
 
     fn at(&self, milliseconds: &AtomicU64) -> Instant {

@@ -4,6 +4,7 @@
 
 mod activity;
 mod connection;
+mod head_follower;
 mod opening;
 mod watched;
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::task::coop::poll_proceed;
 
 use super::activity::Activity;
+use super::head_follower::HeadFollower;
 
 /// What an HTTP/1 client may send ahead of its turn while a request runs: some dozens of pipelined
 /// requests with tokens.
@@ -41,6 +42,8 @@ pub(super) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
     http1: bool,
+    /// Where the heads of HTTP/2 begin and end.
+    heads: HeadFollower,
     /// Read already, and not yet hyper's.
     ahead: Vec<u8>,
     /// An interim answer on its way out.
@@ -62,6 +65,7 @@ impl<S> Watched<S> {
             stream,
             activity,
             http1,
+            heads: HeadFollower::new(),
             ahead: first_bytes,
             interim: Vec::new(),
             flushed: true,
@@ -165,10 +169,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
             buffer.put_slice(&self.ahead);
             self.ahead = rest;
         }
-        let bytes = buffer.filled().get(before..).unwrap_or_default();
+        let filled = buffer.filled();
+        let bytes = filled.get(before..).unwrap_or_default();
         if !bytes.is_empty() {
-            self.activity.on_read(bytes, self.http1);
-            if !self.http1 {
+            if self.http1 {
+                self.activity.on_read(bytes);
+            } else {
+                let is_in_head = self.heads.feed(bytes);
+                self.activity.on_http2_read(is_in_head);
                 take_shares(cx);
             }
         }

@@ -41,8 +41,8 @@ async fn a_target_of_a_fragment_alone_arrives_as_the_root() {
     let issuer = Issuer::start();
     let upstream = Upstream::hello();
     let proxy = open_proxy(&issuer, &upstream).await;
-    let mut client = Frames::connect(proxy.data, 65_535).await;
-    client.request("GET", "#/admin", &[]).await;
+    let mut client = Frames::connect(proxy.data).await;
+    client.request(1, "#/admin", &[]).await;
     let head = upstream.next().await.head;
     assert_eq!(head.first_line, "GET / HTTP/1.1");
 

@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use crate::issuer::Issuer;
 use crate::support::frames::{
     ACK, CANCEL, CONTINUATION, DATA, ENABLE_CONNECT_PROTOCOL, END_HEADERS, END_STREAM,
-    ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, Frames, GOAWAY, HEADERS,
-    INITIAL_WINDOW_SIZE, LARGEST_FRAME, LARGEST_WINDOW, MAX_CONCURRENT_STREAMS,
+    ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, Frames, GOAWAY, HEADER_TABLE_SIZE,
+    HEADERS, INITIAL_WINDOW_SIZE, LARGEST_FRAME, LARGEST_WINDOW, MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE, NEWEST, NO_ERROR, PADDED, PREFACE, PRIORITY, PROTOCOL_ERROR,
     PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, USUAL_WINDOW, Verdict, WHOLE,
     WITH_PRIORITY, block, data, dependency, frame, goaway, indexed, ping, priority, pseudo, reset,
@@ -1145,4 +1145,89 @@ async fn a_request_that_begins_like_a_preface_is_read_to_its_end() {
         client.send(&bytes[cut..]).await;
         assert_eq!(client.response().await.status(), 200, "{method}");
     }
+}
+
+#[tokio::test]
+async fn a_preface_may_come_bit_by_bit() {
+    let scene = Scene::hello("").await;
+    let bearer = scene.bearer();
+    for cuts in [&[1][..], &[2], &[1, 2, 3], &[17]] {
+        let mut client = Frames::raw(scene.proxy.data).await;
+        let mut from = 0;
+        for cut in cuts {
+            client.send(&PREFACE[from..*cut]).await;
+            from = *cut;
+            // Long enough that what was sent has been seen alone.
+            for _ in 0..3 {
+                scene.good().await;
+            }
+        }
+        client
+            .send(&[&PREFACE[from..], &settings(&[(HEADER_TABLE_SIZE, 0)])].concat())
+            .await;
+        client.request(1, "/x", &[("authorization", &bearer)]).await;
+        let verdict = client.verdict(1).await;
+        assert_eq!(verdict, Verdict::Status(200), "cut at {cuts:?}");
+    }
+}
+
+/// A head has its time wherever it comes, not the longer one between requests.
+#[tokio::test]
+async fn a_later_head_that_does_not_end_is_let_go() {
+    let scene = Scene::new(|_| Reply::events(), "[timeouts]\nheader = \"1s\"").await;
+    let bearer = scene.bearer();
+    let start = block(&pseudo("GET", "/x"));
+    let mut findings = Findings::default();
+    let mut clients = Vec::new();
+    let since = Instant::now();
+    for (case, path, bytes) in [
+        (
+            "behind an answer",
+            GOOD,
+            frame(HEADERS, END_STREAM, 3, &start),
+        ),
+        (
+            "beside a stream",
+            "/stream",
+            frame(HEADERS, END_STREAM, 3, &start),
+        ),
+        (
+            "half a frame",
+            GOOD,
+            frame(HEADERS, WHOLE, 3, &start)[..20].to_vec(),
+        ),
+    ] {
+        let mut client = scene.connect().await;
+        client.request(1, path, &[("authorization", &bearer)]).await;
+        assert_eq!(client.verdict(1).await, Verdict::Status(200));
+        client.send(&bytes).await;
+        clients.push((case, client));
+    }
+    for (case, mut client) in clients {
+        let ended = tokio::time::timeout(LATE, client.end()).await;
+        findings.check(
+            case,
+            ended.is_ok() && since.elapsed() >= NEARLY_SHORT,
+            || format!("not let go after {:?}", since.elapsed()),
+        );
+    }
+    findings.assert_none();
+}
+
+/// RFC 9113, section 6.8: the client must learn which of its requests were not read.
+#[tokio::test]
+async fn a_connection_that_is_let_go_is_told_so() {
+    let scene = Scene::hello(SHORT_TIMES).await;
+    let bearer = scene.bearer();
+    let mut findings = Findings::default();
+    for (case, asks) in [("between requests", true), ("before the first", false)] {
+        let mut client = scene.connect().await;
+        if asks {
+            client.request(1, "/x", &[("authorization", &bearer)]).await;
+            assert_eq!(client.verdict(1).await, Verdict::Status(200));
+        }
+        let end = client.end().await.goaway;
+        findings.check(case, end.last() == Some(&NO_ERROR), || format!("{end:?}"));
+    }
+    findings.assert_none();
 }
