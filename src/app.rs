@@ -129,8 +129,12 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let mut signals = Signals::install()?;
     let hangup = signal(SignalKind::hangup())?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
-    let connector =
-        Connector::new(&config.upstream, config.timeouts.connect).map_err(AppError::Upstream)?;
+    let connector = Connector::new(
+        &config.upstream,
+        config.upstream_protocol,
+        config.timeouts.connect,
+    )
+    .map_err(AppError::Upstream)?;
     let data = bind("listen", config.listen)?;
     let admin = config
         .admin
@@ -324,6 +328,7 @@ fn announce(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         upstream = %config.upstream,
+        upstream_protocol = %config.upstream_protocol,
         workers = config.workers,
         roots = roots.count,
         roots_origin = roots.origin,

@@ -9,7 +9,7 @@ use crate::cors::Origins;
 use crate::jose::KeySet;
 use crate::keys::Fetcher;
 use crate::policy::{Access, Condition, Methods};
-use crate::tls::Roots;
+use crate::tls::{HTTP_1_1, Roots};
 use crate::token::TypPolicy;
 use crate::upstream::Connector;
 
@@ -27,6 +27,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     let mut line = |name: &str, value: &dyn std::fmt::Display| writeln!(text, "{name:<31} {value}");
     line("listen", &config.listen)?;
     line("upstream", &config.upstream)?;
+    line("upstream_protocol", &config.upstream_protocol)?;
     line("admin", &or_word(config.admin, "off"))?;
     line("workers", &config.workers)?;
     line("log", &config.logging.filter)?;
@@ -265,7 +266,11 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
     let mut wrong = Vec::new();
     let tls = Roots::load(config.auth0.keys.ca_file.as_deref())
         .map_err(|error| error.to_string())
-        .and_then(|roots| roots.client_config().map_err(|error| error.to_string()));
+        .and_then(|roots| {
+            roots
+                .client_config(HTTP_1_1)
+                .map_err(|error| error.to_string())
+        });
     let tls = match tls {
         Ok(tls) => tls,
         Err(error) => return (fine, vec![format!("trusted roots: {error}")]),
@@ -295,12 +300,13 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
             Err(error) => wrong.push(format!("{issuer}: {error}")),
         }
     }
-    let connected = match Connector::new(&config.upstream, config.timeouts.connect) {
-        Ok(connector) => connector
-            .connect()
-            .await
-            .map(drop)
-            .map_err(|error| error.to_string()),
+    let connector = Connector::new(
+        &config.upstream,
+        config.upstream_protocol,
+        config.timeouts.connect,
+    );
+    let connected = match connector {
+        Ok(connector) => connector.reach().await.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match connected {

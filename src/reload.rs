@@ -22,7 +22,7 @@ use crate::logging;
 use crate::metrics::Metrics;
 use crate::proxy::Shared;
 use crate::rotation::RotationSettings;
-use crate::tls::Roots;
+use crate::tls::{HTTP_1_1, Roots};
 use crate::upstream::Connector;
 
 /// How often the file is looked at. A change counts once two looks agree on it, so that a file that
@@ -58,7 +58,7 @@ impl KeptKeys {
         };
         let store = KeyStore::new(&config.auth0.tenants, rotation, Arc::clone(metrics));
         let store = Arc::new(store);
-        let fetcher = Fetcher::new(roots.client_config()?, keys.timeout);
+        let fetcher = Fetcher::new(roots.client_config(HTTP_1_1)?, keys.timeout);
         let mut tasks = JoinSet::new();
         for place in 0..config.auth0.tenants.len() {
             let algorithms = config.auth0.verifier.algorithms.clone();
@@ -174,7 +174,11 @@ impl Reloader {
     async fn put_in_force(&mut self, mut config: Config) -> Result<(), Reason> {
         let current = self.shared.current();
         keep_what_needs_a_restart(&mut config, &current.config);
-        let connector = Connector::new(&config.upstream, config.timeouts.connect)?;
+        let connector = Connector::new(
+            &config.upstream,
+            config.upstream_protocol,
+            config.timeouts.connect,
+        )?;
         let keys = if same_keys(&config, &current.config) {
             None
         } else {

@@ -8,6 +8,11 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
+/// What ALPN calls HTTP/1.1 (RFC 7301).
+pub const HTTP_1_1: &[u8] = b"http/1.1";
+/// What ALPN calls HTTP/2 (RFC 9113 §3.2).
+pub const H2: &[u8] = b"h2";
+
 /// The trusted roots, and where they came from.
 #[derive(Debug, Clone)]
 pub struct Roots {
@@ -86,18 +91,18 @@ impl Roots {
         })
     }
 
-    /// A client configuration for HTTP/1.1 that trusts these roots.
+    /// A client configuration that trusts these roots and asks for one protocol by ALPN.
     ///
     /// # Errors
     ///
     /// A rustls error if ring cannot do the default protocol versions, which it can.
-    pub fn client_config(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub fn client_config(&self, alpn: &[u8]) -> Result<Arc<ClientConfig>, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(Arc::clone(&self.store))
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         Ok(Arc::new(config))
     }
 }

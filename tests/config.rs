@@ -22,7 +22,7 @@ const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
 /// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 3] = ["upstream_protocol", "public_url", "resource"];
+const LATER: [&str; 2] = ["public_url", "resource"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -398,6 +398,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     // Words out of a set.
     ("unmatched = \"public\"", "unmatched", "is \"public\"; write \"authenticated\" or \"deny\""),
     ("unmatched = \"\"", "unmatched", "is \"\"; write \"authenticated\" or \"deny\""),
+    ("upstream_protocol = \"h2\"", "upstream_protocol", "is \"h2\"; write \"http1\" or \"http2\""),
+    ("upstream_protocol = 2", "upstream_protocol", "is a number, not a string"),
     ("log_format = \"xml\"", "log_format", "write \"auto\", \"text\" or \"json\""),
     ("auth0.token_type = \"jwt\"", "auth0.token_type", "write \"any\" or \"at+jwt\""),
     ("require.subject_kind = \"robot\"", "require.subject_kind", "write \"user\" or \"machine\" or \"anonymous\""),

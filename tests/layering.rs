@@ -79,6 +79,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "hyper",
             "hyper_util",
             "rustls",
+            "socket2",
             "tokio",
             "tokio_rustls",
             "tracing",

@@ -19,7 +19,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
-pub use network::{Limits, Timeouts, UpstreamAddress};
+pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
 pub use sources::{Environment, Overrides};
@@ -46,6 +46,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where requests go.
     pub upstream: UpstreamAddress,
+    /// What is spoken there.
+    pub upstream_protocol: UpstreamProtocol,
     /// Worker threads.
     pub workers: NonZeroUsize,
     /// How to log.
@@ -239,6 +241,7 @@ fn read(
     problems: &mut Problems,
 ) -> Option<Config> {
     let addresses = addresses(&mut root, overrides, sources, problems);
+    let upstream_protocol = network::upstream_protocol(&mut root, problems);
     let workers = workers(&mut root, overrides, sources, problems);
     let logging = logging(&mut root, overrides, sources, problems);
     let deny_unmatched = root
@@ -293,6 +296,7 @@ fn read(
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
         upstream: addresses.upstream?,
+        upstream_protocol,
         workers,
         logging,
         auth0,
@@ -625,7 +629,7 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["upstream_protocol", "public_url", "resource"] {
+    for key in ["public_url", "resource"] {
         root.not_supported_yet(key, problems);
     }
 }

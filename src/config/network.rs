@@ -35,6 +35,16 @@ pub enum UpstreamAddress {
     Unix(PathBuf),
 }
 
+/// Which HTTP is spoken to the upstream. It is not negotiated: in clear text there is nothing to
+/// negotiate with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1
+    Http1,
+    /// HTTP/2: by prior knowledge in clear text, by ALPN over TLS.
+    Http2,
+}
+
 /// `[limits]`: the most of everything that a client decides on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -76,6 +86,15 @@ impl std::fmt::Display for UpstreamAddress {
             Self::Https { host, port } => write!(f, "https://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+impl std::fmt::Display for UpstreamProtocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+        })
     }
 }
 
@@ -201,6 +220,19 @@ pub(super) fn upstream(setting: &Sourced, problems: &mut Problems) -> Option<Ups
         }),
         _ => refuse(problems, "has a scheme that is not supported"),
     }
+}
+
+/// `"http1"` or `"http2"`.
+pub(super) fn upstream_protocol(root: &mut Section, problems: &mut Problems) -> UpstreamProtocol {
+    root.choice(
+        "upstream_protocol",
+        problems,
+        &[
+            ("http1", UpstreamProtocol::Http1),
+            ("http2", UpstreamProtocol::Http2),
+        ],
+    )
+    .unwrap_or(UpstreamProtocol::Http1)
 }
 
 /// Refuses to forward to ourselves: every request would go round until something breaks.

@@ -7,14 +7,16 @@ mod managed;
 mod request;
 mod response;
 mod trace;
+mod trailers;
 
 pub use hops::{Pseudonym, spend_forward};
 pub use host::{AllowedHost, Host, HostError, effective_host};
 pub use managed::{ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
-pub use request::{HeadError, Outbound, check_head, rewrite_request};
+pub use request::{HeadError, Outbound, check_head, is_grpc, rewrite_request};
 pub use response::{rewrite_response, rewrite_switching_response};
 pub use trace::{is_request_id, is_traceparent, is_tracestate};
+pub use trailers::rewrite_trailers;
 
 use http::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,

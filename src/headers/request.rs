@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{Method, Version, request};
 
@@ -121,6 +121,19 @@ pub(crate) fn is_websocket_upgrade(head: &request::Parts) -> bool {
         && list_holds(&head.headers, &http::header::CONNECTION, "upgrade")
 }
 
+/// Whether a request is a gRPC call, whose client reads no JSON. (gRPC-Web is HTTP that browsers read.)
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let Some(kind) = only_value(headers, &CONTENT_TYPE) else {
+        return false;
+    };
+    let kind = kind.as_bytes();
+    kind.get(..GRPC.len())
+        .is_some_and(|kind| kind.eq_ignore_ascii_case(GRPC))
+        && matches!(kind.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+}
+
 /// What the upstream is to be told beside the client's own headers.
 #[derive(Debug)]
 pub struct Outbound<'r> {
@@ -136,6 +149,8 @@ pub struct Outbound<'r> {
     pub scheme: &'static str,
     /// The name of this instance in `Via`.
     pub pseudonym: &'r Pseudonym,
+    /// Whether the upstream is spoken to in HTTP/2, where trailers reach it and come from it.
+    pub upstream_is_http2: bool,
     /// Who is connected.
     pub peer: Option<IpAddr>,
     /// Whether that peer is a trusted proxy, so that what it says of its client is extended.
@@ -154,6 +169,7 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
         .cloned();
     let tracestate = joined(headers, &TRACESTATE).filter(|state| is_tracestate(state));
     let before = Before::of(headers, outbound.peer_is_trusted);
+    let takes_trailers = outbound.upstream_is_http2 && list_holds(headers, &TE, "trailers");
     remove_hop_by_hop(headers);
     headers.remove(EXPECT);
     if !outbound.forward_authorization {
@@ -170,6 +186,10 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
     join_cookies(headers);
 
     headers.insert(HOST, outbound.host.value().clone());
+    if takes_trailers {
+        // The one value that HTTP/2 allows (RFC 9113 §8.2.2); gRPC servers insist on it.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
     headers.insert(X_REQUEST_ID, outbound.request_id.clone());
     headers.remove(TRACESTATE);
     if let Some(state) = tracestate.filter(|_| traceparent.is_some())
@@ -202,7 +222,9 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use super::{HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, rewrite_request};
+    use super::{
+        HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, is_grpc, rewrite_request,
+    };
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use http::{Request, Version, request};
 
@@ -232,6 +254,7 @@ mod tests {
                 version: Version::HTTP_11,
                 scheme: "http",
                 pseudonym: &Pseudonym::new(7),
+                upstream_is_http2: false,
                 peer: Some([10, 0, 0, 9].into()),
                 peer_is_trusted: trusted,
                 request_id: &HeaderValue::from_static("id-1"),
@@ -239,6 +262,29 @@ mod tests {
             },
         );
         headers
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (kinds, expected) in [
+            (&["application/grpc"][..], true),
+            (&["application/grpc+proto"], true),
+            (&["Application/GRPC; charset=utf-8"], true),
+            (&["application/grpc-web"], false),
+            (&["application/grpc-web+proto"], false),
+            (&["application/grpcx"], false),
+            (&["application/json"], false),
+            (&[""], false),
+            (&["application/grpc", "application/json"], false),
+            (&[], false),
+        ] {
+            let fields: Vec<_> = kinds.iter().map(|kind| ("content-type", *kind)).collect();
+            assert_eq!(
+                is_grpc(&head("POST", "/", &fields).headers),
+                expected,
+                "{kinds:?}"
+            );
+        }
     }
 
     fn values<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {

@@ -64,7 +64,11 @@ impl Outcome {
     const fn of(failure: &Failure) -> Self {
         match failure {
             Failure::Body(RequestBodyError::Gone(_)) => Self::Cancelled,
-            Failure::Body(_) => Self::Refused,
+            Failure::Body(_)
+            | Failure::Expired
+            | Failure::Full
+            | Failure::Upgrade
+            | Failure::UploadStalled(_) => Self::Refused,
             _ => Self::Failed,
         }
     }

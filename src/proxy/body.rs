@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
+use crate::headers;
 use crate::upstream::{Failure, ResponseBody};
 
 /// A response body.
@@ -65,10 +66,10 @@ pub(super) enum Upstream {
 }
 
 impl Body {
-    /// An answer of our own.
+    /// An answer of our own. One without a text is all head.
     pub(super) fn own(text: String, log: AccessLog) -> Self {
         Self {
-            content: Content::Own(Some(text.into())),
+            content: Content::Own((!text.is_empty()).then(|| text.into())),
             expiry: None,
             log: Some(log),
         }
@@ -133,9 +134,14 @@ impl HttpBody for Body {
             }
             return Poll::Ready(Some(Err(BodyError::Expired)));
         }
-        let frame = ready!(frame);
-        match &frame {
-            Some(Ok(_)) => self.note_end(),
+        let mut frame = ready!(frame);
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::rewrite_trailers(trailers);
+                }
+                self.note_end();
+            }
             Some(Err(error)) => {
                 if let Some(log) = &mut self.log {
                     log.broken(error);

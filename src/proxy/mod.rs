@@ -26,7 +26,7 @@ pub use refusal::Refusal;
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
-use crate::config::Config;
+use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
 use crate::listener::{Client, Handler, Unreadable};
@@ -78,6 +78,7 @@ impl Proxy {
             request_id,
         };
         let is_http2 = request.version() == Version::HTTP_2;
+        let is_grpc = headers::is_grpc(request.headers());
         let mut is_last = client.is_draining();
         let answer = self.handle(request, &client, &mut exchange).await;
         let Exchange {
@@ -107,7 +108,7 @@ impl Proxy {
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
                 let realm = &settings.config.auth0.name;
-                respond::refuse(&refusal, realm, &request_id, &origin, log)
+                respond::refuse(&refusal, is_grpc, realm, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -164,7 +165,8 @@ impl Proxy {
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
         let interim = Self::interim_to(client, version);
-        let mut response = upstream.send(authorized, interim).await?;
+        let expiry = log.expiry(settings.expiry_grace()).map(Into::into);
+        let mut response = upstream.send(authorized, expiry, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
         Ok(Answer::Forwarded(response.map(body::Upstream::Pooled)))
@@ -305,6 +307,7 @@ impl Proxy {
             host,
             version: head.version,
             scheme: if client.is_tls { "https" } else { "http" },
+            upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
             pseudonym: &self.shared.pseudonym,
             peer,
             peer_is_trusted,

@@ -115,7 +115,7 @@ impl Refusal {
                     | HeadError::TransferEncoding
                     | HeadError::Upgrade
                     | HeadError::UpgradeWithBody
-            )
+            ) | Self::Upstream(Failure::UploadStalled(_))
         )
     }
 

@@ -14,13 +14,16 @@ use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::Denial;
-use crate::upstream::{Failure, RequestBodyError};
+use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
 /// When a client that met missing keys should come back: soon, since asking costs next to nothing.
 const KEYS_RETRY_AFTER: &str = "5";
 
-/// When a client that met the queue of first checks should come back.
+/// When a client that met the queue of first checks, or full connections, should come back.
 const OVERLOAD_RETRY_AFTER: &str = "1";
+
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// Who has answered, and why (RFC 9209). No details: those are in the log.
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -77,9 +80,7 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Head(HeadError::Method) => {
             Answer::plain(StatusCode::NOT_IMPLEMENTED, "Method not served")
         }
-        Refusal::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => {
-            Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served")
-        }
+        Refusal::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => upgrade_not_served(),
         Refusal::Head(
             HeadError::Host(_)
             | HeadError::ContentLength
@@ -113,27 +114,37 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Unreadable(Unreadable::Malformed(_)) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
         }
-        Refusal::Unreadable(Unreadable::TooSlow(_)) => {
-            Answer::plain(StatusCode::REQUEST_TIMEOUT, "Request timeout")
-        }
+        Refusal::Unreadable(Unreadable::TooSlow(_)) => request_timeout(),
         Refusal::Upstream(failure) => match failure {
             Failure::Body(RequestBodyError::TooLarge) => {
                 Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
             }
-            Failure::Body(RequestBodyError::Gone(_) | RequestBodyError::Malformed(_)) => {
-                Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
+            Failure::Body(
+                RequestBodyError::Answered
+                | RequestBodyError::Gone(_)
+                | RequestBodyError::Malformed(_),
+            ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
+            Failure::Connect(ConnectError::NoDescriptor) | Failure::Full => overloaded(),
+            Failure::Connect(ConnectError::Timeout(_)) | Failure::ResponseTimeout(_) => {
+                Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
             }
             Failure::Broken(_)
             | Failure::Closed
-            | Failure::Connect(_)
-            | Failure::Resolve(_)
-            | Failure::Tls(_)
+            | Failure::Connect(
+                ConnectError::NotHttp2(_)
+                | ConnectError::Resolve(_)
+                | ConnectError::Socket(_)
+                | ConnectError::Tls(_),
+            )
+            | Failure::Cut
             | Failure::UnaskedUpgrade
             | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
-            Failure::NoDescriptor => overloaded(),
-            Failure::ConnectTimeout(_) | Failure::ResponseTimeout(_) => {
-                Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
-            }
+            Failure::Expired => Answer {
+                challenge: Challenge::InvalidToken("The token has expired"),
+                ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
+            },
+            Failure::Upgrade => upgrade_not_served(),
+            Failure::UploadStalled(_) => request_timeout(),
         },
         Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
             Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
@@ -146,6 +157,14 @@ fn overloaded() -> Answer {
         header: Some((RETRY_AFTER, OVERLOAD_RETRY_AFTER.to_owned())),
         ..Answer::plain(StatusCode::SERVICE_UNAVAILABLE, "Overloaded")
     }
+}
+
+const fn request_timeout() -> Answer {
+    Answer::plain(StatusCode::REQUEST_TIMEOUT, "Request timeout")
+}
+
+const fn upgrade_not_served() -> Answer {
+    Answer::plain(StatusCode::BAD_REQUEST, "Upgrade not served")
 }
 
 #[deny(clippy::wildcard_enum_match_arm)]
@@ -173,16 +192,44 @@ fn denied(denial: &Denial) -> Answer {
     }
 }
 
-/// Builds the response for a refusal.
+/// What gRPC calls an HTTP status: as its clients would take it if they looked at nothing else, and
+/// closer where they would know no better than UNKNOWN.
+const fn grpc_status(status: StatusCode) -> &'static str {
+    match status {
+        // INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, DEADLINE_EXCEEDED
+        StatusCode::BAD_REQUEST | StatusCode::LOOP_DETECTED => "13",
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::UNAUTHORIZED => "16",
+        StatusCode::REQUEST_TIMEOUT => "4",
+        // UNIMPLEMENTED
+        StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::NOT_IMPLEMENTED => "12",
+        // RESOURCE_EXHAUSTED
+        StatusCode::PAYLOAD_TOO_LARGE
+        | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        | StatusCode::URI_TOO_LONG => "8",
+        // UNAVAILABLE
+        StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT | StatusCode::SERVICE_UNAVAILABLE => {
+            "14"
+        }
+        // UNKNOWN
+        _ => "2",
+    }
+}
+
+/// Builds the response for a refusal. A gRPC client gets the same head and a status of its own kind
+/// instead of a body.
 pub(super) fn refuse(
     refusal: &Refusal,
+    is_grpc: bool,
     realm: &str,
     request_id: &HeaderValue,
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     log.refused(refusal);
-    let response = refusal_text(refusal, realm, request_id, origin);
+    let response = refusal_text(refusal, is_grpc, realm, request_id, origin);
     // Who has left gets nothing.
     if !refusal.is_by_leaving() {
         log.status(response.status());
@@ -199,7 +246,7 @@ pub(super) fn refuse_unreadable(
 ) -> Vec<u8> {
     let refusal = Refusal::Unreadable(why);
     log.refused(&refusal);
-    let response = refusal_text(&refusal, realm, request_id, &Origin::None);
+    let response = refusal_text(&refusal, false, realm, request_id, &Origin::None);
     log.status(response.status());
     let mut bytes = http1_head(response.status(), response.headers());
     let body = response.body();
@@ -228,6 +275,7 @@ pub(super) fn http1_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 
 fn refusal_text(
     refusal: &Refusal,
+    is_grpc: bool,
     realm: &str,
     request_id: &HeaderValue,
     origin: &Origin,
@@ -236,11 +284,21 @@ fn refusal_text(
     // None of the three needs escaping: two are fixed texts, and a request id is checked or made here.
     let (error, code) = (answer.error, refusal.code());
     let id = request_id.to_str().unwrap_or_default();
-    let body = format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}");
+    let (kind, body) = if is_grpc {
+        ("application/grpc", String::new())
+    } else {
+        let body = format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}");
+        ("application/json", body)
+    };
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if is_grpc {
+        let status = grpc_status(answer.status);
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
+        set_text(headers, GRPC_MESSAGE, Some(format!("{error} ({code})")));
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_REQUEST_ID, request_id.clone());
     let status = format!("authgate; error={}", refusal.error_type());

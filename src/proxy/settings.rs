@@ -65,6 +65,7 @@ impl Settings {
             && config.identity == self.config.identity
             && Arc::ptr_eq(&keys, &self.keys);
         let same_way = config.upstream == self.config.upstream
+            && config.upstream_protocol == self.config.upstream_protocol
             && config.timeouts.connect == self.config.timeouts.connect
             && config.timeouts.response_header == self.config.timeouts.response_header;
         let mut next = Self::new(config, keys, connector);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::connection::Connection;
 use super::failure::Failure;
+use super::http2::{AnswerSide, Stream};
 use super::pool::Pool;
 use crate::clock::after;
 
@@ -28,6 +29,8 @@ pub struct RequestBody {
     on_end: OnEnd,
     /// Whether the end is a flag that can be asked for, as it is in HTTP/2.
     ends_by_flag: bool,
+    /// The HTTP/2 stream that carries it to the backend, if one does.
+    stream: Option<Arc<Stream>>,
 }
 
 /// Told once, when a client's body was read to its end.
@@ -45,6 +48,8 @@ pub(super) struct Upload {
     began: Instant,
     /// Milliseconds from `began` to the last frame.
     last_frame: AtomicU64,
+    /// Whether the backend has taken all that has come, and the client is to send more.
+    awaits_client: AtomicBool,
     /// Why it did not come to its end.
     error: OnceLock<RequestBodyError>,
 }
@@ -54,6 +59,7 @@ impl Upload {
         Arc::new(Self {
             began: Instant::now(),
             last_frame: AtomicU64::new(0),
+            awaits_client: AtomicBool::new(false),
             error: OnceLock::new(),
         })
     }
@@ -64,9 +70,13 @@ impl Upload {
     }
 
     /// An answer that breaks after its upload has broken for that reason.
-    pub(super) fn failure(&self, error: hyper::Error) -> Failure {
-        let upload = self.error.get().cloned();
-        upload.map_or(Failure::Broken(error), Failure::Body)
+    pub(super) fn failure(&self, failure: Failure) -> Failure {
+        self.error.get().cloned().map_or(failure, Failure::Body)
+    }
+
+    /// Whether it is the client that keeps it from moving.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client.load(Ordering::Relaxed)
     }
 
     /// When the last of it passed; when it began, if nothing has.
@@ -81,10 +91,12 @@ impl Upload {
 /// Why a request body was not passed on to its end.
 #[derive(Debug, Clone)]
 pub enum RequestBodyError {
-    /// The client went away before the end; what hyper says of it.
-    Gone(String),
+    /// The answer is over, so nobody waits for the rest.
+    Answered,
+    /// The client went away before the end; what hyper says of it, unless it takes it for the end.
+    Gone(Option<Arc<hyper::Error>>),
     /// The client's framing broke; what hyper says of it.
-    Malformed(String),
+    Malformed(Arc<hyper::Error>),
     /// It is longer than `limits.body_bytes`.
     TooLarge,
 }
@@ -92,20 +104,40 @@ pub enum RequestBodyError {
 impl fmt::Display for RequestBodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Gone(error) => write!(f, "the client broke off its body: {error}"),
-            Self::Malformed(error) => write!(f, "the client's body is malformed: {error}"),
+            Self::Answered => f.write_str("the answer was over before the body"),
+            Self::Gone(None) => f.write_str("the client broke off its body: the stream was reset"),
+            Self::Gone(Some(error)) => {
+                f.write_str("the client broke off its body: ")?;
+                write_with_cause(f, error)
+            }
+            Self::Malformed(error) => {
+                f.write_str("the client's body is malformed: ")?;
+                write_with_cause(f, error)
+            }
             Self::TooLarge => f.write_str("the body is larger than limits.body_bytes"),
         }
     }
 }
 
-impl std::error::Error for RequestBodyError {}
+fn write_with_cause(f: &mut fmt::Formatter<'_>, error: &hyper::Error) -> fmt::Result {
+    write!(f, "{error}")?;
+    std::error::Error::source(error).map_or(Ok(()), |cause| write!(f, ": {cause}"))
+}
+
+impl std::error::Error for RequestBodyError {
+    /// hyper looks here for the code with which it resets the stream to the backend.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Gone(Some(error)) | Self::Malformed(error) => Some(error.as_ref()),
+            Self::Answered | Self::Gone(None) | Self::TooLarge => None,
+        }
+    }
+}
 
 impl RequestBodyError {
     /// hyper tells a framing that it cannot read by the kind of its I/O error.
-    fn of_client(error: &hyper::Error) -> Self {
-        let cause = std::error::Error::source(error);
-        let malformed = cause
+    fn of_client(error: hyper::Error) -> Self {
+        let malformed = std::error::Error::source(&error)
             .and_then(|cause| cause.downcast_ref::<io::Error>())
             .is_some_and(|cause| {
                 matches!(
@@ -113,11 +145,10 @@ impl RequestBodyError {
                     io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
                 )
             });
-        let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
         if malformed {
-            Self::Malformed(text)
+            Self::Malformed(Arc::new(error))
         } else {
-            Self::Gone(text)
+            Self::Gone(Some(Arc::new(error)))
         }
     }
 }
@@ -140,6 +171,7 @@ impl RequestBody {
         Self {
             on_end,
             ends_by_flag: version == Version::HTTP_2,
+            stream: None,
             incoming: Some(incoming),
             remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
             upload: Upload::new(),
@@ -155,6 +187,7 @@ impl RequestBody {
             upload: Upload::new(),
             on_end: OnEnd(None),
             ends_by_flag: false,
+            stream: None,
         }
     }
 
@@ -164,10 +197,16 @@ impl RequestBody {
         }
     }
 
+    /// Names the HTTP/2 stream that is to carry it.
+    pub(super) fn carried_by(&mut self, stream: Arc<Stream>) {
+        self.stream = Some(stream);
+    }
+
     pub(super) const fn upload(&self) -> &Arc<Upload> {
         &self.upload
     }
 
+    /// The first reason stands: what follows is its consequence.
     fn broken(&self, error: RequestBodyError) -> RequestBodyError {
         self.upload.error.get_or_init(|| error).clone()
     }
@@ -178,45 +217,55 @@ impl Body for RequestBody {
     type Error = RequestBodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let ends_by_flag = self.ends_by_flag;
-        let Some(incoming) = &mut self.incoming else {
+        let this = self.get_mut();
+        if this
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_over(cx))
+        {
+            return Poll::Ready(Some(Err(this.broken(RequestBodyError::Answered))));
+        }
+        let ends_by_flag = this.ends_by_flag;
+        let Some(incoming) = &mut this.incoming else {
             return Poll::Ready(None);
         };
-        let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        let waiting = frame.is_pending();
+        this.upload.awaits_client.store(waiting, Ordering::Relaxed);
+        let frame = match ready!(frame) {
             // hyper takes a stream that is reset with NO_ERROR for one that has ended.
             None if ends_by_flag && !incoming.is_end_stream() => {
-                let error = RequestBodyError::Gone("the stream was reset".to_owned());
-                return Poll::Ready(Some(Err(self.broken(error))));
+                return Poll::Ready(Some(Err(this.broken(RequestBodyError::Gone(None)))));
             }
             None => {
-                self.ended();
+                this.ended();
                 return Poll::Ready(None);
             }
             Some(Err(error)) => {
-                let error = self.broken(RequestBodyError::of_client(&error));
+                let error = this.broken(RequestBodyError::of_client(error));
                 return Poll::Ready(Some(Err(error)));
             }
             Some(Ok(frame)) => frame,
         };
         let over = incoming.is_end_stream();
         let Some(data) = frame.data_ref() else {
-            self.ended();
+            this.ended();
             return Poll::Ready(None);
         };
-        if let Some(remaining) = self.remaining {
+        if let Some(remaining) = this.remaining {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             let Some(rest) = remaining.checked_sub(length) else {
-                let error = self.broken(RequestBodyError::TooLarge);
+                let error = this.broken(RequestBodyError::TooLarge);
                 return Poll::Ready(Some(Err(error)));
             };
-            self.remaining = Some(rest);
+            this.remaining = Some(rest);
         }
-        self.upload.on_frame();
+        this.upload.on_frame();
         if over {
-            self.ended();
+            this.ended();
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -232,31 +281,55 @@ impl Body for RequestBody {
     }
 }
 
-/// A backend's body on its way to the client. It moves its connection along, gives it back to the
-/// pool at the end, and closes it when it is dropped before.
+/// A backend's body on its way to the client.
 #[derive(Debug)]
 pub struct ResponseBody {
     incoming: Incoming,
-    connection: Option<Connection>,
     upload: Arc<Upload>,
-    pool: Arc<Pool>,
-    keep_alive: Duration,
+    carrier: Carrier,
+}
+
+/// What a body came over, until its end.
+#[derive(Debug)]
+enum Carrier {
+    /// An HTTP/1 connection of its own. It is moved along by the body, goes back to the pool at the
+    /// end, and closes when it is dropped before.
+    Pooled {
+        connection: Connection,
+        pool: Arc<Pool>,
+        keep_alive: Duration,
+    },
+    /// A stream of a shared HTTP/2 connection.
+    Stream(#[expect(dead_code, reason = "held for its end")] AnswerSide),
+    /// Given back.
+    Released,
 }
 
 impl ResponseBody {
-    pub(super) fn new(
+    pub(super) fn pooled(
         incoming: Incoming,
-        connection: Connection,
         upload: Arc<Upload>,
+        connection: Connection,
         pool: Arc<Pool>,
         keep_alive: Duration,
     ) -> Self {
-        let mut body = Self {
-            incoming,
-            connection: Some(connection),
-            upload,
+        let carrier = Carrier::Pooled {
+            connection,
             pool,
             keep_alive,
+        };
+        Self::new(incoming, upload, carrier)
+    }
+
+    pub(super) fn of_stream(incoming: Incoming, upload: Arc<Upload>, stream: AnswerSide) -> Self {
+        Self::new(incoming, upload, Carrier::Stream(stream))
+    }
+
+    fn new(incoming: Incoming, upload: Arc<Upload>, carrier: Carrier) -> Self {
+        let mut body = Self {
+            incoming,
+            upload,
+            carrier,
         };
         body.release_at_end();
         body
@@ -271,8 +344,13 @@ impl ResponseBody {
     }
 
     fn release(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.put(connection, self.keep_alive);
+        if let Carrier::Pooled {
+            connection,
+            pool,
+            keep_alive,
+        } = std::mem::replace(&mut self.carrier, Carrier::Released)
+        {
+            pool.put(connection, keep_alive);
         }
     }
 }
@@ -287,17 +365,23 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
         if frame.is_pending()
-            && let Some(connection) = &mut self.connection
+            && let Carrier::Pooled { connection, .. } = &mut self.carrier
         {
             connection.poll(cx);
             frame = Pin::new(&mut self.incoming).poll_frame(cx);
         }
         match &frame {
+            // hyper takes a stream that is reset with NO_ERROR for one that has ended.
+            Poll::Ready(None)
+                if matches!(self.carrier, Carrier::Stream(_)) && !self.incoming.is_end_stream() =>
+            {
+                return Poll::Ready(Some(Err(self.upload.failure(Failure::Cut))));
+            }
             Poll::Ready(None) => self.release(),
             Poll::Ready(Some(Ok(_))) => self.release_at_end(),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
-        frame.map_err(|error| self.upload.failure(error))
+        frame.map_err(|error| self.upload.failure(Failure::Broken(error)))
     }
 
     fn is_end_stream(&self) -> bool {

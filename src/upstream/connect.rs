@@ -1,6 +1,7 @@
 //! A new connection to the backend, over TCP, TLS or a unix socket.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,20 +21,22 @@ use tokio_rustls::client::TlsStream;
 
 use super::body::RequestBody;
 use super::failure::Failure;
-use crate::config::UpstreamAddress;
-use crate::tls::{Roots, RootsError};
+use super::http2;
+use crate::config::{UpstreamAddress, UpstreamProtocol};
+use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
 
 /// Response headers of a backend: the same order of size as a client may send.
-const MAX_RESPONSE_HEADERS: usize = 256;
+pub(super) const MAX_RESPONSE_HEADERS: usize = 256;
 
 /// What hyper may buffer of a response head. Mastra's own heads are under 2 KiB; cookies and
 /// content policies of other backends may be larger.
-const MAX_RESPONSE_HEAD_BYTES: usize = 128 * 1024;
+pub(super) const MAX_RESPONSE_HEAD_BYTES: u32 = 128 * 1024;
 
 /// How connections to the backend are made.
 #[derive(Clone)]
 pub struct Connector {
     address: Address,
+    protocol: UpstreamProtocol,
     timeout: Duration,
 }
 
@@ -75,6 +78,96 @@ impl fmt::Display for ConnectorError {
 
 impl std::error::Error for ConnectorError {}
 
+/// Why there is no connection. Everybody who waited for the attempt gets a copy.
+#[derive(Debug, Clone)]
+pub enum ConnectError {
+    /// This process has no file descriptor left for it.
+    NoDescriptor,
+    /// The other side does not speak HTTP/2, which is configured.
+    NotHttp2(&'static str),
+    /// The upstream's name leads to no address.
+    Resolve(Arc<io::Error>),
+    /// The socket could not be connected.
+    Socket(Arc<io::Error>),
+    /// Nothing within `timeouts.connect`.
+    Timeout(Duration),
+    /// The TLS handshake failed.
+    Tls(Arc<io::Error>),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDescriptor => f.write_str("no file descriptor is left for a connection"),
+            Self::NotHttp2(why) => write!(
+                f,
+                "{why}, so it is not HTTP/2, which upstream_protocol asks for"
+            ),
+            Self::Resolve(error) => write!(f, "cannot resolve the name: {error}"),
+            Self::Socket(error) => write!(f, "cannot connect: {error}"),
+            Self::Timeout(limit) => write!(f, "no connection within {limit:?}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl ConnectError {
+    /// The error type for `Proxy-Status` (RFC 9209 §2.3).
+    pub(super) fn error_type(&self) -> &'static str {
+        match self {
+            Self::NoDescriptor => "proxy_internal_error",
+            Self::NotHttp2(_) => "http_protocol_error",
+            Self::Resolve(_) => "dns_error",
+            Self::Socket(error) => socket_error_type(error.kind()),
+            Self::Timeout(_) => "connection_timeout",
+            Self::Tls(error) => tls_error_type(error),
+        }
+    }
+
+    pub(super) fn socket(error: io::Error) -> Self {
+        /// `EMFILE` and `ENFILE`, for which the standard library has no kind: the same on every Unix.
+        const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
+        let code = error.raw_os_error();
+        if code.is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
+            Self::NoDescriptor
+        } else {
+            Self::Socket(Arc::new(error))
+        }
+    }
+
+    fn resolve(error: io::Error) -> Self {
+        Self::Resolve(Arc::new(error))
+    }
+
+    fn tls(error: io::Error) -> Self {
+        Self::Tls(Arc::new(error))
+    }
+}
+
+fn socket_error_type(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::ConnectionRefused => "connection_refused",
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+            "destination_ip_unroutable"
+        }
+        io::ErrorKind::TimedOut => "connection_timeout",
+        _ => "destination_unavailable",
+    }
+}
+
+fn tls_error_type(error: &io::Error) -> &'static str {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            "tls_certificate_error"
+        }
+        _ => "tls_protocol_error",
+    }
+}
+
 /// A connection's two ends: where requests go in, and what moves the bytes.
 pub(super) type Handshake = (
     http1::SendRequest<RequestBody>,
@@ -96,7 +189,15 @@ impl Connector {
     /// # Errors
     ///
     /// [`ConnectorError`] when TLS is asked for and cannot be set up.
-    pub fn new(address: &UpstreamAddress, timeout: Duration) -> Result<Self, ConnectorError> {
+    pub fn new(
+        address: &UpstreamAddress,
+        protocol: UpstreamProtocol,
+        timeout: Duration,
+    ) -> Result<Self, ConnectorError> {
+        let alpn = match protocol {
+            UpstreamProtocol::Http1 => HTTP_1_1,
+            UpstreamProtocol::Http2 => H2,
+        };
         let address = match address {
             UpstreamAddress::Http { host, port } => Address::Tcp {
                 host: host.clone(),
@@ -108,36 +209,61 @@ impl Connector {
                 name: ServerName::try_from(host.clone()).map_err(|_| ConnectorError::Name)?,
                 tls: Roots::load(None)
                     .map_err(ConnectorError::Roots)?
-                    .client_config()
+                    .client_config(alpn)
                     .map_err(ConnectorError::Tls)?,
             },
             UpstreamAddress::Unix(path) => Address::Unix(path.clone()),
         };
-        Ok(Self { address, timeout })
+        Ok(Self {
+            address,
+            protocol,
+            timeout,
+        })
     }
 
-    /// Connects, within the timeout, TLS included.
+    /// Connects once, to see whether that can be done.
     ///
     /// # Errors
     ///
-    /// [`Failure`] says which step failed.
-    pub async fn connect(&self) -> Result<Stream, Failure> {
-        tokio::time::timeout(self.timeout, self.open())
+    /// [`ConnectError`] says which step failed.
+    pub async fn reach(&self) -> Result<(), ConnectError> {
+        match self.protocol {
+            UpstreamProtocol::Http1 => self.in_time(self.connect()).await.map(drop),
+            UpstreamProtocol::Http2 => http2::Line::open(self).await.map(drop),
+        }
+    }
+
+    pub(super) const fn protocol(&self) -> UpstreamProtocol {
+        self.protocol
+    }
+
+    /// Whether connections are encrypted.
+    pub(super) const fn is_tls(&self) -> bool {
+        matches!(self.address, Address::Tls { .. })
+    }
+
+    /// Whatever belongs to a new connection has to be done within the one timeout.
+    pub(super) async fn in_time<T>(
+        &self,
+        connecting: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        tokio::time::timeout(self.timeout, connecting)
             .await
-            .map_err(|_| Failure::ConnectTimeout(self.timeout))?
+            .map_err(|_| ConnectError::Timeout(self.timeout))?
     }
 
     pub(super) async fn handshake(&self) -> Result<Handshake, Failure> {
-        let stream = TokioIo::new(self.connect().await?);
+        let stream = TokioIo::new(self.in_time(self.connect()).await?);
         http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
-            .max_buf_size(MAX_RESPONSE_HEAD_BYTES)
+            .max_buf_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
             .handshake(stream)
             .await
             .map_err(Failure::Broken)
     }
 
-    async fn open(&self) -> Result<Stream, Failure> {
+    /// A connected socket, TLS included.
+    pub(super) async fn connect(&self) -> Result<Stream, ConnectError> {
         match &self.address {
             Address::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
             Address::Tls {
@@ -150,32 +276,38 @@ impl Connector {
                 let stream = TlsConnector::from(Arc::clone(tls))
                     .connect(name.clone(), stream)
                     .await
-                    .map_err(Failure::Tls)?;
+                    .map_err(ConnectError::tls)?;
+                let agreed = stream.get_ref().1.alpn_protocol();
+                if self.protocol == UpstreamProtocol::Http2 && agreed != Some(H2) {
+                    return Err(ConnectError::NotHttp2("it did not choose h2 by ALPN"));
+                }
                 Ok(Stream::Tls(Box::new(stream)))
             }
             Address::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(Stream::Unix)
-                .map_err(Failure::connect),
+                .map_err(ConnectError::socket),
         }
     }
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failure> {
+async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
     // An address needs no look-up, and gets none.
-    let addresses = lookup_host((host, port)).await.map_err(Failure::Resolve)?;
+    let addresses = lookup_host((host, port))
+        .await
+        .map_err(ConnectError::resolve)?;
     let addresses: Vec<SocketAddr> = addresses.collect();
     let stream = TcpStream::connect(addresses.as_slice())
         .await
-        .map_err(Failure::connect)?;
+        .map_err(ConnectError::socket)?;
     // Events must not wait for the next one (Nagle).
-    stream.set_nodelay(true).map_err(Failure::connect)?;
+    stream.set_nodelay(true).map_err(ConnectError::socket)?;
     Ok(stream)
 }
 
 /// A connected socket.
 #[derive(Debug)]
-pub enum Stream {
+pub(super) enum Stream {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS over TCP.
@@ -185,15 +317,20 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The TCP socket under it, if there is one.
+    pub(super) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether the other side reset the connection: its kernel answers bytes for a closed socket so.
     pub(super) fn was_reset(&self) -> bool {
-        let socket = match self {
-            Self::Tcp(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
-            // Writing to a closed unix socket fails at once, before anything is sent.
-            Self::Unix(_) => return false,
-        };
-        socket.take_error().is_ok_and(|error| error.is_some())
+        // Writing to a closed unix socket fails at once, before anything is sent.
+        self.tcp()
+            .is_some_and(|socket| socket.take_error().is_ok_and(|error| error.is_some()))
     }
 }
 

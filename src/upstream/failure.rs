@@ -1,10 +1,10 @@
 //! What can go wrong on the way to the backend.
 
 use std::fmt;
-use std::io;
 use std::time::Duration;
 
 use super::body::RequestBodyError;
+use super::connect::ConnectError;
 
 /// Why a request got no answer from the backend.
 #[derive(Debug)]
@@ -16,21 +16,23 @@ pub enum Failure {
     /// The connection closed before the request was sent.
     Closed,
     /// No connection could be made.
-    Connect(io::Error),
-    /// No connection within `timeouts.connect`.
-    ConnectTimeout(Duration),
-    /// No connection could be made, because this process has no file descriptor left for it.
-    NoDescriptor,
-    /// The upstream's name leads to no address.
-    Resolve(io::Error),
+    Connect(ConnectError),
+    /// The stream was given up without an error, and without its end.
+    Cut,
+    /// The caller's token expired, and `streams.expiry_grace` was over, before the answer began.
+    Expired,
+    /// As many connections are full of streams as one worker may have.
+    Full,
     /// No answer within `timeouts.response_header`.
     ResponseTimeout(Duration),
-    /// The TLS handshake failed.
-    Tls(io::Error),
     /// `101` where nobody asked for it, or to something that nobody asked for.
     UnaskedUpgrade,
     /// The answer cannot be passed on.
     Unsound(&'static str),
+    /// An upgrade was asked for, and the upstream is spoken to in HTTP/2, which has none.
+    Upgrade,
+    /// The client sent nothing more of its body for as long as an answer may take.
+    UploadStalled(Duration),
 }
 
 impl Failure {
@@ -41,31 +43,28 @@ impl Failure {
         body.cloned().map_or(Self::Broken(error), Self::Body)
     }
 
-    /// A connection that could not be made.
-    pub(super) fn connect(error: io::Error) -> Self {
-        /// `EMFILE` and `ENFILE`, for which the standard library has no kind: the same on every Unix.
-        const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
-        let code = error.raw_os_error();
-        if code.is_some_and(|code| OUT_OF_DESCRIPTORS.contains(&code)) {
-            Self::NoDescriptor
-        } else {
-            Self::Connect(error)
-        }
-    }
-
     /// The stable code of this failure, for clients, logs and the README.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Body(RequestBodyError::Gone(_)) => "client_closed",
-            Self::Body(RequestBodyError::Malformed(_)) => "request_malformed",
-            Self::Body(RequestBodyError::TooLarge) => "body_too_large",
-            Self::NoDescriptor => "overloaded",
-            Self::Broken(_) | Self::Closed | Self::UnaskedUpgrade | Self::Unsound(_) => {
-                "upstream_failed"
+            Self::Body(RequestBodyError::Answered | RequestBodyError::Malformed(_)) => {
+                "request_malformed"
             }
-            Self::Connect(_) | Self::Resolve(_) | Self::Tls(_) => "upstream_unreachable",
-            Self::ConnectTimeout(_) | Self::ResponseTimeout(_) => "upstream_timeout",
+            Self::Body(RequestBodyError::TooLarge) => "body_too_large",
+            Self::Connect(ConnectError::NoDescriptor) | Self::Full => "overloaded",
+            Self::Broken(_)
+            | Self::Closed
+            | Self::Cut
+            | Self::UnaskedUpgrade
+            | Self::Unsound(_) => "upstream_failed",
+            Self::Connect(ConnectError::Timeout(_)) | Self::ResponseTimeout(_) => {
+                "upstream_timeout"
+            }
+            Self::Connect(_) => "upstream_unreachable",
+            Self::Expired => "token_expired",
+            Self::Upgrade => "upgrade_not_served",
+            Self::UploadStalled(_) => "request_timeout",
         }
     }
 
@@ -73,15 +72,13 @@ impl Failure {
     #[must_use]
     pub fn error_type(&self) -> &'static str {
         match self {
-            Self::Body(_) => "http_request_error",
+            Self::Body(_) | Self::Upgrade | Self::UploadStalled(_) => "http_request_error",
             Self::Broken(error) if error.is_parse() => "http_protocol_error",
-            Self::Broken(_) | Self::Closed => "connection_terminated",
-            Self::Connect(error) => connect_error_type(error.kind()),
-            Self::ConnectTimeout(_) => "connection_timeout",
-            Self::NoDescriptor => "proxy_internal_error",
-            Self::Resolve(_) => "dns_error",
+            Self::Broken(_) | Self::Closed | Self::Cut => "connection_terminated",
+            Self::Connect(error) => error.error_type(),
+            Self::Expired => "http_request_denied",
+            Self::Full => "proxy_internal_error",
             Self::ResponseTimeout(_) => "http_response_timeout",
-            Self::Tls(error) => tls_error_type(error),
             Self::UnaskedUpgrade => "http_upgrade_failed",
             Self::Unsound(_) => "http_protocol_error",
         }
@@ -97,38 +94,32 @@ impl fmt::Display for Failure {
                 std::error::Error::source(error).map_or(Ok(()), |cause| write!(f, ": {cause}"))
             }
             Self::Closed => f.write_str("the connection closed before the request was sent"),
-            Self::Connect(error) => write!(f, "cannot connect: {error}"),
-            Self::ConnectTimeout(limit) => write!(f, "no connection within {limit:?}"),
-            Self::NoDescriptor => f.write_str("no file descriptor is left for a connection"),
-            Self::Resolve(error) => write!(f, "cannot resolve the name: {error}"),
+            Self::Connect(error) => error.fmt(f),
+            Self::Cut => f.write_str("the upstream gave up its stream"),
+            Self::Expired => {
+                f.write_str("streams.expiry_grace after exp is over; there was no answer yet")
+            }
+            Self::Full => f.write_str("every connection to the upstream is full of streams"),
             Self::ResponseTimeout(limit) => write!(f, "no answer within {limit:?}"),
-            Self::Tls(error) => write!(f, "TLS: {error}"),
             Self::UnaskedUpgrade => f.write_str("unsound answer: 101 that nobody asked for"),
-            Self::Unsound(what) => write!(f, "unsound answer: {what}"),
+            Self::Unsound(what) => write!(f, "unsound: {what}"),
+            Self::Upgrade => {
+                f.write_str("upstream_protocol is \"http2\", over which no WebSocket is opened")
+            }
+            Self::UploadStalled(limit) => {
+                write!(
+                    f,
+                    "the client sent nothing more of its body within {limit:?}"
+                )
+            }
         }
     }
 }
 
 impl std::error::Error for Failure {}
 
-fn connect_error_type(kind: io::ErrorKind) -> &'static str {
-    match kind {
-        io::ErrorKind::ConnectionRefused => "connection_refused",
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            "destination_ip_unroutable"
-        }
-        io::ErrorKind::TimedOut => "connection_timeout",
-        _ => "destination_unavailable",
-    }
-}
-
-fn tls_error_type(error: &io::Error) -> &'static str {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    match cause {
-        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            "tls_certificate_error"
-        }
-        _ => "tls_protocol_error",
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(error)
     }
 }

@@ -1,30 +1,32 @@
-//! The way to the backend: one pool of connections per worker thread, streaming both ways.
+//! The way to the backend: connections of each worker thread's own, streaming both ways.
 
 mod body;
 mod connect;
 mod connection;
 mod failure;
+mod http1;
+mod http2;
 mod pool;
 
 pub use body::{RequestBody, RequestBodyError, ResponseBody};
-pub use connect::{Connector, ConnectorError};
+pub use connect::{ConnectError, Connector, ConnectorError};
 pub use failure::Failure;
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
-use http_body::Body as _;
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 
 use crate::authorized::AuthorizedRequest;
 use crate::clock::after;
+use crate::config::UpstreamProtocol;
 use body::Upload;
-use connection::{Connection, ExchangeError};
-use pool::Pool;
+use http1::Http1;
+use http2::Http2;
 
 /// Told of an interim answer (RFC 9110 §15.2).
 pub type OnInterim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
@@ -32,9 +34,14 @@ pub type OnInterim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 /// Sends requests to the backend.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    connector: Connector,
-    pool: Arc<Pool>,
+    protocol: Protocol,
     response_header_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Protocol {
+    Http1(Http1),
+    Http2(Http2),
 }
 
 impl Upstream {
@@ -42,14 +49,17 @@ impl Upstream {
     #[must_use]
     pub fn new(connector: Connector, response_header_timeout: Duration) -> Self {
         Self {
-            connector,
-            pool: Arc::new(Pool::default()),
+            protocol: match connector.protocol() {
+                UpstreamProtocol::Http1 => Protocol::Http1(Http1::new(connector)),
+                UpstreamProtocol::Http2 => Protocol::Http2(Http2::new(connector)),
+            },
             response_header_timeout,
         }
     }
 
-    /// Sends a request and waits for the head of the answer; the body streams afterwards.
-    /// `on_interim` is told of what comes before that head.
+    /// Sends a request and waits for the head of the answer; the body streams afterwards. At
+    /// `expiry` the caller's time is over, however far its upload has come. `on_interim` is told of
+    /// what comes before that head, over HTTP/1.1; hyper keeps it to itself over HTTP/2.
     ///
     /// # Errors
     ///
@@ -57,6 +67,7 @@ impl Upstream {
     pub async fn send(
         &self,
         request: AuthorizedRequest<RequestBody>,
+        expiry: Option<Instant>,
         on_interim: Option<OnInterim>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let mut request = request.into_request();
@@ -66,8 +77,16 @@ impl Upstream {
             });
         }
         let upload = Arc::clone(request.body().upload());
-        self.within_patience(&upload, self.send_with_retry(request, &upload))
-            .await
+        match &self.protocol {
+            Protocol::Http1(http1) => {
+                self.within_patience(&upload, expiry, http1.send(request))
+                    .await
+            }
+            Protocol::Http2(http2) => {
+                self.within_patience(&upload, expiry, http2.send(request))
+                    .await
+            }
+        }
     }
 
     /// Opens a connection of its own for a request that asks for an upgrade.
@@ -79,10 +98,13 @@ impl Upstream {
         &self,
         request: AuthorizedRequest<RequestBody>,
     ) -> Result<Response<Incoming>, Failure> {
+        let Protocol::Http1(http1) = &self.protocol else {
+            return Err(Failure::Upgrade);
+        };
         let request = request.into_request();
         let upload = Arc::clone(request.body().upload());
         let exchange = async {
-            let (mut sender, connection) = self.connector.handshake().await?;
+            let (mut sender, connection) = http1.handshake().await?;
             // Driven on its own: after 101 the connection belongs to the tunnel.
             tokio::spawn(async move {
                 if let Err(error) = connection.with_upgrades().await {
@@ -101,82 +123,46 @@ impl Upstream {
             }
             Ok(response)
         };
-        self.within_patience(&upload, exchange).await
+        self.within_patience(&upload, None, exchange).await
     }
 
     /// Waits for an answer for as long as `timeouts.response_header` after the upload last moved: there
-    /// is no total timeout on a stream, in either direction.
+    /// is no total timeout on a stream, in either direction. When that is over, either the backend has
+    /// not answered, or the client has not sent what it is still waited for.
     async fn within_patience<T>(
         &self,
         upload: &Upload,
+        expiry: Option<Instant>,
         exchange: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let mut exchange = pin!(exchange);
         loop {
-            let deadline = after(upload.last_moved(), self.response_header_timeout);
+            let patience = after(upload.last_moved(), self.response_header_timeout);
+            let deadline = expiry.map_or(patience, |expiry| expiry.min(patience));
             if let Ok(answer) = tokio::time::timeout_at(deadline.into(), exchange.as_mut()).await {
                 return answer;
             }
-            if after(upload.last_moved(), self.response_header_timeout) <= deadline {
-                return Err(Failure::ResponseTimeout(self.response_header_timeout));
+            if expiry == Some(deadline) {
+                return Err(Failure::Expired);
+            }
+            if after(upload.last_moved(), self.response_header_timeout) <= patience {
+                let limit = self.response_header_timeout;
+                return Err(if upload.awaits_client() {
+                    Failure::UploadStalled(limit)
+                } else {
+                    Failure::ResponseTimeout(limit)
+                });
             }
         }
     }
+}
 
-    /// A backend may close an idle connection at the very moment it is used again. A request that
-    /// met such a connection is sent on another one: any request of which no byte went out, and,
-    /// once, a safe one without a body whose connection was reset in answer to it. A reset nearly
-    /// always means that nobody has read it, and a safe request does no harm where it does not
-    /// (RFC 9110 §9.2.1, §9.2.2). Nothing else is ever repeated.
-    async fn send_with_retry(
-        &self,
-        request: Request<RequestBody>,
-        upload: &Arc<Upload>,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        let mut request = with_framing(request);
-        while let Some(connection) = self.pool.take().await {
-            let spare = spare_copy(&request);
-            request = match (connection.exchange(request).await, spare) {
-                (Ok(answer), _) => return self.streaming(answer, upload),
-                (Err(ExchangeError::Unsent(request)), _) => *request,
-                (Err(ExchangeError::Refused(error)), Some(spare)) => {
-                    tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
-                    request = spare;
-                    break;
-                }
-                (Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)), _) => {
-                    return Err(Failure::broken(error));
-                }
-            };
-        }
-        let connection = Connection::new(self.connector.handshake().await?);
-        match connection.exchange(request).await {
-            Ok(answer) => self.streaming(answer, upload),
-            Err(ExchangeError::Unsent(_)) => Err(Failure::Closed),
-            Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)) => {
-                Err(Failure::broken(error))
-            }
-        }
+/// What no answer may be, in either protocol.
+fn check_answer(response: &Response<Incoming>) -> Result<(), Failure> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::UnaskedUpgrade);
     }
-
-    fn streaming(
-        &self,
-        (mut response, connection): (Response<Incoming>, Connection),
-        upload: &Arc<Upload>,
-    ) -> Result<Response<ResponseBody>, Failure> {
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::UnaskedUpgrade);
-        }
-        check_framing(response.headers())?;
-        // This gateway speaks for itself: an answer of unknown length from an HTTP/1.0 backend must
-        // not reach the client as one that ends with the connection (RFC 9112 §2.3).
-        *response.version_mut() = Version::HTTP_11;
-        let keep_alive = pool::keep_alive(response.headers());
-        Ok(response.map(|incoming| {
-            let (upload, pool) = (Arc::clone(upload), Arc::clone(&self.pool));
-            ResponseBody::new(incoming, connection, upload, pool, keep_alive)
-        }))
-    }
+    check_framing(response.headers())
 }
 
 /// RFC 9112 §6.3: an answer framed in two ways means two things to two readers.
@@ -196,37 +182,4 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
         ));
     }
     Ok(())
-}
-
-/// A body of unknown length is chunked, whatever the method: hyper would send a GET without it.
-fn with_framing(mut request: Request<RequestBody>) -> Request<RequestBody> {
-    let body = request.body();
-    if !body.is_end_stream() && body.size_hint().exact().is_none() {
-        request
-            .headers_mut()
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    request
-}
-
-/// A second copy of a request that may be sent twice.
-fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    if !safe || !request.body().is_end_stream() {
-        return None;
-    }
-    let (mut head, ()) = Request::new(()).into_parts();
-    let request::Parts {
-        method,
-        uri,
-        headers,
-        ..
-    } = &mut head;
-    *method = request.method().clone();
-    *uri = request.uri().clone();
-    *headers = request.headers().clone();
-    Some(Request::from_parts(head, RequestBody::empty()))
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::issuer::Issuer;
 use crate::issuer::keys::SigningKey;
+use crate::issuer::port::Port;
 use crate::issuer::tokens::now;
 use crate::support::frames::{self, Frames, Verdict};
 use crate::support::upstream::{Feed, response};
@@ -272,13 +273,51 @@ async fn an_upload_has_time_for_as_long_as_it_moves() {
     let exchange = upstream.next().await;
     exchange.body_reaches(PART.len()).await;
     let begun = Instant::now();
-    assert_own(&stalled.response().await, 504, "upstream_timeout");
+    let answer = stalled.response().await;
+    assert_own(&answer, 408, "request_timeout");
+    assert_eq!(answer.header("connection"), Some("close"));
     let lasted = begun.elapsed();
     assert!(
         (NEARLY_SHORT..SHORT * 10).contains(&lasted),
         "given up after {lasted:?}"
     );
     assert!(!exchange.body_is_whole().await);
+    let line = proxy.request_line("/stalled").await;
+    assert_eq!(line["outcome"], "refused");
+}
+
+/// A backend that does not answer, or does not even read, is to blame for it.
+#[tokio::test]
+async fn a_backend_that_keeps_an_upload_waiting_is_to_blame() {
+    const MUCH: usize = 64 << 20;
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::Hang);
+    let port = Port::reserve();
+    let _deaf = port.listen();
+    let limits = "[timeouts]\nresponse_header = \"1s\"";
+    let silent = Setup::new(&issuer, &upstream).rest(OPEN).rest(limits);
+    let silent = silent.start().await;
+    let whole = Request::post("/whole", "part");
+    assert_own(&silent.send(&whole).await, 504, "upstream_timeout");
+    let mut chunked = Request::new("POST", "/chunked")
+        .header("Transfer-Encoding", "chunked")
+        .open(silent.data)
+        .await;
+    chunked.send(&chunk(b"part")).await;
+    chunked.send(b"0\r\n\r\n").await;
+    assert_own(&chunked.response().await, 504, "upstream_timeout");
+
+    let url = format!("http://{}", port.address());
+    let unread = Setup::to(&issuer, &url).rest(OPEN).rest(limits);
+    let unread = unread.start().await;
+    let mut client = Request::new("POST", "/unread")
+        .header("Content-Length", &MUCH.to_string())
+        .open(unread.data)
+        .await;
+    // How much of it is taken does not matter, and the client still owes some.
+    let _taken = client.sends(&vec![b'x'; MUCH - 1]).await;
+    let line = unread.request_line("/unread").await;
+    assert_eq!(line["code"], "upstream_timeout");
 }
 
 /// A proxy with one pool, and so many connections in it.

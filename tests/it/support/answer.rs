@@ -96,6 +96,7 @@ fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
             "destination_ip_unroutable",
             "destination_unavailable",
             "dns_error",
+            "http_protocol_error",
             "tls_alert_received",
             "tls_certificate_error",
             "tls_protocol_error",

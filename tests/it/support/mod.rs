@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod client;
 pub mod frames;
+pub mod grpc;
 pub mod h2;
 pub mod proxy;
 pub mod upstream;

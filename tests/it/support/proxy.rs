@@ -41,13 +41,23 @@ pub struct Setup {
 impl Setup {
     /// The usual: one issuer, one upstream, every default.
     pub fn new(issuer: &Issuer, upstream: &Upstream) -> Self {
+        Self::to(issuer, &upstream.url())
+    }
+
+    /// The same for a backend that speaks HTTP/2.
+    pub fn http2(issuer: &Issuer, url: &str) -> Self {
+        Self::to(issuer, url).top("upstream_protocol = \"http2\"")
+    }
+
+    /// The same for a backend that a test runs itself.
+    pub fn to(issuer: &Issuer, url: &str) -> Self {
         Self::bare()
             .auth0(&format!(
                 "domain = \"{}\"\naudience = \"{AUDIENCE}\"",
                 issuer.domain()
             ))
             .keys(&format!("ca_file = \"{}\"", issuer.ca_file().display()))
-            .upstream(&upstream.url())
+            .upstream(url)
     }
 
     /// Addresses and a log that a test can read, and nothing else.

@@ -1,0 +1,121 @@
+//! HTTP/1.1 to the backend: one exchange at a time on a connection, and a pool of idle ones.
+
+use std::sync::Arc;
+
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderValue, Method, Request, Response, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, ResponseBody, Upload};
+use super::check_answer;
+use super::connect::{Connector, Handshake};
+use super::connection::{Connection, ExchangeError};
+use super::failure::Failure;
+use super::pool::{self, Pool};
+
+/// One worker's HTTP/1.1 connections.
+#[derive(Debug, Clone)]
+pub(super) struct Http1 {
+    connector: Connector,
+    pool: Arc<Pool>,
+}
+
+impl Http1 {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self {
+            connector,
+            pool: Arc::new(Pool::default()),
+        }
+    }
+
+    /// A connection that never sees the pool.
+    pub(super) async fn handshake(&self) -> Result<Handshake, Failure> {
+        self.connector.handshake().await
+    }
+
+    /// A backend may close an idle connection at the very moment it is used again. A request that
+    /// met such a connection is sent on another one: any request of which no byte went out, and,
+    /// once, a safe one without a body whose connection was reset in answer to it. A reset nearly
+    /// always means that nobody has read it, and a safe request does no harm where it does not
+    /// (RFC 9110 §9.2.1, §9.2.2). Nothing else is ever repeated.
+    pub(super) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let upload = Arc::clone(request.body().upload());
+        let mut request = with_framing(request);
+        while let Some(connection) = self.pool.take().await {
+            let spare = spare_copy(&request);
+            request = match (connection.exchange(request).await, spare) {
+                (Ok(answer), _) => return self.streaming(answer, upload),
+                (Err(ExchangeError::Unsent(request)), _) => *request,
+                (Err(ExchangeError::Refused(error)), Some(spare)) => {
+                    tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
+                    request = spare;
+                    break;
+                }
+                (Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)), _) => {
+                    return Err(Failure::broken(error));
+                }
+            };
+        }
+        let connection = Connection::new(self.connector.handshake().await?);
+        match connection.exchange(request).await {
+            Ok(answer) => self.streaming(answer, upload),
+            Err(ExchangeError::Unsent(_)) => Err(Failure::Closed),
+            Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)) => {
+                Err(Failure::broken(error))
+            }
+        }
+    }
+
+    fn streaming(
+        &self,
+        (mut response, connection): (Response<Incoming>, Connection),
+        upload: Arc<Upload>,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        check_answer(&response)?;
+        // This gateway speaks for itself: an answer of unknown length from an HTTP/1.0 backend must
+        // not reach the client as one that ends with the connection (RFC 9112 §2.3).
+        *response.version_mut() = Version::HTTP_11;
+        let keep_alive = pool::keep_alive(response.headers());
+        Ok(response.map(|incoming| {
+            let pool = Arc::clone(&self.pool);
+            ResponseBody::pooled(incoming, upload, connection, pool, keep_alive)
+        }))
+    }
+}
+
+/// A body of unknown length is chunked, whatever the method: hyper would send a GET without it.
+fn with_framing(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let body = request.body();
+    if !body.is_end_stream() && body.size_hint().exact().is_none() {
+        request
+            .headers_mut()
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    request
+}
+
+/// A second copy of a request that may be sent twice.
+fn spare_copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS
+    );
+    if !safe || !request.body().is_end_stream() {
+        return None;
+    }
+    let (mut head, ()) = Request::new(()).into_parts();
+    let request::Parts {
+        method,
+        uri,
+        headers,
+        ..
+    } = &mut head;
+    *method = request.method().clone();
+    *uri = request.uri().clone();
+    *headers = request.headers().clone();
+    Some(Request::from_parts(head, RequestBody::empty()))
+}
