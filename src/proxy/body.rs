@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
+use super::respond;
 use crate::headers;
 use crate::upstream::{Failure, ResponseBody};
 
@@ -26,6 +27,8 @@ pub struct Body {
 #[derive(Debug)]
 struct Expiry {
     at: Instant,
+    /// gRPC has words for it behind a body, which its client is told then.
+    is_grpc: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -76,10 +79,19 @@ impl Body {
     }
 
     /// The upstream's answer, which ends at `expiry` if it has not ended before.
-    pub(super) fn forwarded(body: Upstream, expiry: Option<Instant>, log: AccessLog) -> Self {
+    pub(super) fn forwarded(
+        body: Upstream,
+        expiry: Option<Instant>,
+        is_grpc: bool,
+        log: AccessLog,
+    ) -> Self {
         let mut body = Self {
             content: Content::Upstream(body),
-            expiry: expiry.map(|at| Expiry { at, timer: None }),
+            expiry: expiry.map(|at| Expiry {
+                at,
+                is_grpc,
+                timer: None,
+            }),
             log: Some(log),
         };
         body.note_end();
@@ -124,15 +136,20 @@ impl HttpBody for Body {
         let waiting = frame.is_pending();
         let ended = matches!(frame, Poll::Ready(None));
         if !ended
-            && self
-                .expiry
-                .as_mut()
-                .is_some_and(|expiry| expiry.is_over(waiting, cx))
+            && let Some(expiry) = &mut self.expiry
+            && expiry.is_over(waiting, cx)
         {
-            if let Some(log) = &mut self.log {
+            let end = if expiry.is_grpc {
+                Ok(Frame::trailers(respond::grpc_expired()))
+            } else {
+                Err(BodyError::Expired)
+            };
+            if let Some(mut log) = self.log.take() {
                 log.expired();
             }
-            return Poll::Ready(Some(Err(BodyError::Expired)));
+            self.content = Content::Own(None);
+            self.expiry = None;
+            return Poll::Ready(Some(end));
         }
         let mut frame = ready!(frame);
         match &mut frame {

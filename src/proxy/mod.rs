@@ -98,7 +98,7 @@ impl Proxy {
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
                 let expiry = log.expiry(settings.expiry_grace());
-                response.map(|body| Body::forwarded(body, expiry, log))
+                response.map(|body| Body::forwarded(body, expiry, is_grpc && is_http2, log))
             }
             Ok(Answer::Switched(switched)) => {
                 log.streams(StreamKind::WebSocket);

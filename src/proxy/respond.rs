@@ -218,6 +218,20 @@ const fn grpc_status(status: StatusCode) -> &'static str {
     }
 }
 
+/// How a gRPC call ends whose token is over.
+pub(super) fn grpc_expired() -> HeaderMap {
+    HeaderMap::from_iter([
+        (
+            GRPC_STATUS,
+            HeaderValue::from_static(grpc_status(StatusCode::UNAUTHORIZED)),
+        ),
+        (
+            GRPC_MESSAGE,
+            HeaderValue::from_static("Invalid or expired token (token_expired)"),
+        ),
+    ])
+}
+
 /// Builds the response for a refusal. A gRPC client gets the same head and a status of its own kind
 /// instead of a body.
 pub(super) fn refuse(

@@ -400,6 +400,33 @@ async fn a_stream_does_not_outlive_its_token_by_much() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_an_answer_much_longer_than_the_token_lasts() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::Hang);
+    let proxy = Setup::new(&issuer, &upstream)
+        .auth0("clock_tolerance = \"0s\"")
+        .rest("[streams]\nexpiry_grace = \"1s\"")
+        .start()
+        .await;
+    let expiry = now() + 2;
+    let token = issuer.user("auth0|alice").claim("exp", expiry).mint();
+    let mut client = Request::new("POST", "/slow")
+        .header("Transfer-Encoding", "chunked")
+        .bearer(&token)
+        .open(proxy.data)
+        .await;
+    // The upload is not over, and neither is the upstream's patience.
+    client.send(&chunk(b"part")).await;
+    let exchange = upstream.next().await;
+    let answer = client.response().await;
+    assert_own(&answer, 401, "token_expired");
+    let late = now() - expiry;
+    assert!((1..=2).contains(&late), "{late} s after exp");
+    assert!(!exchange.body_is_whole().await);
+    exchange.closed().await;
+}
+
+#[tokio::test]
 async fn a_websocket_is_told_that_its_token_is_over() {
     let issuer = Issuer::start();
     let upstream = Upstream::start(|_| Reply::WebSocket);

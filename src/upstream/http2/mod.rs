@@ -13,7 +13,7 @@ pub(super) use stream::{AnswerSide, Stream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version, uri};
 use hyper::body::Incoming;
@@ -181,6 +181,12 @@ impl Http2 {
         head.uri = Uri::from_parts(target)
             .map_err(|_| Failure::Unsound("the host is none that HTTP/2 can name"))?;
         head.version = Version::HTTP_2;
+        // Whoever shares a compression context with a secret can guess at it (RFC 7541 §7.1.3).
+        for name in [AUTHORIZATION, COOKIE] {
+            if let Some(secret) = head.headers.get_mut(name) {
+                secret.set_sensitive(true);
+            }
+        }
         Ok(Request::from_parts(head, body))
     }
 }
