@@ -336,6 +336,31 @@ async fn long_calls_do_not_hold_up_others() {
     assert_eq!(connection, 1);
 }
 
+/// Nobody is put behind others before the backend has said how many it takes.
+#[tokio::test]
+async fn calls_that_come_at_once_do_not_hold_up_each_other() {
+    let issuer = Issuer::start();
+    let server = GrpcServer::start_narrow(2);
+    let proxy = Setup::http2(&issuer, &server.url())
+        .arguments(&["--workers", "1"])
+        .start()
+        .await;
+    let client = client(&issuer, &proxy).await;
+    let mut herd = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        herd.spawn(async move { client.streaming(METHOD, one("ping")).await });
+    }
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        calls.push(server.next().await.accept(MetadataMap::new()));
+    }
+    while let Some(answer) = herd.join_next().await {
+        assert!(answer.expect("a task").is_ok());
+    }
+    assert_eq!(server.connections(), 10);
+}
+
 /// A backend that takes one call per connection uses up what a worker may have.
 #[tokio::test]
 async fn what_is_full_says_so_and_recovers() {
