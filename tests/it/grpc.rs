@@ -206,6 +206,11 @@ async fn refusals_are_grpc_statuses_to_a_grpc_client() {
     ] {
         let status = client.unary(path, "ping").await.expect_err("a refusal");
         assert_eq!(status.code(), code, "{path}: {status:?}");
+        let whose = status.metadata().get("proxy-status");
+        assert_eq!(
+            whose.expect("Proxy-Status"),
+            "authgate; error=http_request_denied"
+        );
     }
     assert!(server.is_untouched().await);
     assert_eq!(server.connections(), 0);

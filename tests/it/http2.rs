@@ -634,7 +634,7 @@ async fn a_body_that_never_ends_is_not_waited_for() {
     for (index, (path, authorised, expected)) in [
         ("/x", false, 401),
         ("/early", true, 200),
-        ("/late", true, 504),
+        ("/late", true, 408),
     ]
     .into_iter()
     .enumerate()

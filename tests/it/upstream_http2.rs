@@ -426,6 +426,19 @@ async fn a_backend_that_does_not_answer_is_given_up() {
         assert_eq!(reason, Reason::CANCEL);
     });
     assert_own(&answer, 504, "upstream_timeout");
+
+    // Here it is the client that is waited for.
+    let mut client = Request::new("POST", "/x")
+        .header("Transfer-Encoding", "chunked")
+        .open(proxy.data)
+        .await;
+    client.send(&chunk(b"part")).await;
+    let mut exchange = backend.next().await;
+    let part = exchange.part().await.expect("a part");
+    assert_eq!(part.expect("a part"), "part");
+    assert_own(&client.response().await, 408, "request_timeout");
+    let end = exchange.part().await;
+    assert!(matches!(end, Some(Err(_))), "the upload goes on: {end:?}");
 }
 
 #[tokio::test]
