@@ -16,10 +16,10 @@ use authgate::keys::{Fetcher, KeyStore};
 use authgate::listener::{Client, ConnectionSettings, Phase, Slots, serve_stream};
 use authgate::metrics::Metrics;
 use authgate::policy::Readings;
-use authgate::proxy::{Proxy, Shared};
+use authgate::proxy::{Proxy, Settings, Shared};
 use authgate::rotation::RotationSettings;
 use authgate::tls::Roots;
-use authgate::upstream::{Connector, Upstream};
+use authgate::upstream::Connector;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -205,7 +205,9 @@ fn load_keys(config: &Config) -> Arc<KeyStore> {
     let metrics = Arc::new(Metrics::new());
     let store = Arc::new(KeyStore::new(&config.auth0.tenants, settings, metrics));
     runtime.block_on(async {
-        let tls = Roots::load(None).expect("roots").client_config();
+        let tls = Roots::load(None)
+            .expect("roots")
+            .client_config(authgate::tls::HTTP_1_1);
         let fetcher = Fetcher::new(tls.expect("TLS"), NEVER);
         let algorithms = config.auth0.verifier.algorithms.clone();
         let refresher = Arc::clone(&store).refresh_forever(0, fetcher, algorithms);
@@ -468,18 +470,21 @@ async fn converse(flags: u8, sent: &[Act], answers: Answers) -> Observed {
         Arc::clone(&moves),
     ));
 
-    let config = world.configs[usize::from(flags & FORWARDS_AUTHORIZATION != 0)].clone();
-    let connector = Connector::new(&config.upstream, NEVER).expect("a connector");
+    let mut config = world.configs[usize::from(flags & FORWARDS_AUTHORIZATION != 0)].clone();
+    config.timeouts.response_header = NEVER;
+    let connector = Connector::new(&config.upstream, config.upstream_protocol, NEVER);
+    let connector = connector.expect("a connector");
     let settings = Arc::new(ConnectionSettings {
         header_timeout: NEVER,
         idle_timeout: NEVER,
         max_header_bytes: config.limits.header_bytes,
         max_headers: config.limits.headers,
         proxy_protocol_peers: config.trusted_proxies.clone(),
+        tls: None,
     });
-    let metrics = Arc::new(Metrics::new());
-    let shared = Arc::new(Shared::new(config, Arc::clone(&world.keys), metrics));
-    let proxy = Arc::new(Proxy::new(shared, Upstream::new(connector, NEVER)));
+    let rules = Settings::new(config, Arc::clone(&world.keys), connector);
+    let shared = Arc::new(Shared::new(rules, Arc::new(Metrics::new())));
+    let proxy = Arc::new(Proxy::new(shared));
     let (_phase, phase) = watch::channel(Phase::Serving);
     let slot = Slots::new(1).vacancy().await.expect("a slot").take();
     let address: IpAddr = if flags & IS_TRUSTED != 0 {

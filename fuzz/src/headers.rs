@@ -119,6 +119,8 @@ pub fn run(data: &[u8]) {
         identity: caller.as_ref(),
         forward_authorization: flags & FORWARDS_AUTHORIZATION != 0,
         host: &host,
+        scheme: "http",
+        upstream_is_http2: false,
         version: head.version,
         pseudonym: &pseudonym,
         peer,
