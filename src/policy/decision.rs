@@ -105,11 +105,28 @@ pub enum Denial {
     },
 }
 
-/// A condition that must hold, with the rule it comes from.
-#[derive(Clone)]
-struct Enforced<'p> {
-    rule: Arc<str>,
-    condition: &'p Condition,
+/// A condition on an authenticated caller, with the rule it comes from.
+#[derive(Debug, Clone)]
+pub struct AppliedRule<'p> {
+    /// The path pattern of the rule, or `[require]`.
+    pub rule: Arc<str>,
+    /// What it asks.
+    pub condition: &'p Condition,
+    /// Whether its refusals are only logged and counted.
+    pub shadow: bool,
+}
+
+/// One reading of a path, and what it leads to, for people to read.
+#[derive(Debug, Clone)]
+pub struct Ruling<'p> {
+    /// The path as a backend may read it.
+    pub reading: String,
+    /// The path pattern; `None` when no route matches.
+    pub pattern: Option<&'p Arc<str>>,
+    /// The route of that pattern which takes the method, if one does.
+    pub route: Option<&'p Route>,
+    /// Whether a refusal here is only logged and counted.
+    pub shadow: bool,
 }
 
 impl Policy {
@@ -136,21 +153,8 @@ impl Policy {
     ///
     /// [`PathError`] for a path that cannot be decided on.
     pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
-        let readings = Readings::of(path, self.table.slash_matters())?;
         let mut outcomes = Vec::new();
-        for reading in readings.iter() {
-            for patterns in self.table.lookups(reading).into_iter().flatten() {
-                if patterns.is_empty() {
-                    Outcome::Unmatched.add_to(&mut outcomes);
-                }
-                for pattern in patterns {
-                    pattern
-                        .for_method(method)
-                        .map_or(Outcome::MethodNotCovered(pattern), Outcome::Route)
-                        .add_to(&mut outcomes);
-                }
-            }
-        }
+        self.look_up(method, path, |_, outcome| outcome.add_to(&mut outcomes))?;
         let others = outcomes.split_off(outcomes.len().min(1));
         Ok(Matched {
             policy: self,
@@ -158,6 +162,56 @@ impl Policy {
             first: outcomes.pop().unwrap_or(Outcome::Unmatched),
             others,
         })
+    }
+
+    /// What each reading of the path leads to, as [`Policy::matched`] sees it.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn rulings(&self, method: &str, path: &str) -> Result<Vec<Ruling<'_>>, PathError> {
+        let mut rulings = Vec::new();
+        self.look_up(method, path, |reading, outcome| {
+            rulings.push(Ruling {
+                reading: reading.to_owned(),
+                pattern: outcome.pattern(),
+                route: match outcome {
+                    Outcome::Route(route) => Some(route),
+                    Outcome::MethodNotCovered(_) | Outcome::Unmatched => None,
+                },
+                shadow: match outcome {
+                    Outcome::Route(route) => route.shadow,
+                    Outcome::MethodNotCovered(known) => known.is_shadow(),
+                    Outcome::Unmatched => false,
+                },
+            });
+        })?;
+        Ok(rulings)
+    }
+
+    /// Finds the outcomes of every reading, the path as it was sent first.
+    fn look_up<'p>(
+        &'p self,
+        method: &str,
+        path: &str,
+        mut found: impl FnMut(&str, Outcome<'p>),
+    ) -> Result<(), PathError> {
+        let readings = Readings::of(path, self.table.slash_matters())?;
+        for reading in readings.iter() {
+            for patterns in self.table.lookups(reading).into_iter().flatten() {
+                if patterns.is_empty() {
+                    found(reading, Outcome::Unmatched);
+                }
+                for pattern in patterns {
+                    let route = pattern.for_method(method);
+                    found(
+                        reading,
+                        route.map_or(Outcome::MethodNotCovered(pattern), Outcome::Route),
+                    );
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The patterns that leave some method to no route, with the methods that they do take.
@@ -174,11 +228,7 @@ impl<'p> Matched<'p> {
     /// The path pattern that the path as it was sent falls under; `None` when no route matches.
     #[must_use]
     pub fn route(&self) -> Option<&'p Arc<str>> {
-        match self.first {
-            Outcome::Route(route) => Some(route.pattern.source()),
-            Outcome::MethodNotCovered(known) => Some(known.pattern().source()),
-            Outcome::Unmatched => None,
-        }
+        self.first.pattern()
     }
 
     /// Whether every reading leads to a public route, so that no token is needed.
@@ -240,7 +290,8 @@ impl<'p> Matched<'p> {
         }
         let mut shadowed = self.refuse_denied()?;
         if let Some(claims) = claims {
-            let (shadow, enforced) = self.conditions();
+            let (shadow, enforced): (Vec<_>, Vec<_>) =
+                self.rules().into_iter().partition(|rule| rule.shadow);
             check(&enforced, claims)?;
             shadowed.extend(
                 shadow
@@ -280,28 +331,27 @@ impl<'p> Matched<'p> {
         not_covered.map_or(Ok(shadowed), Err)
     }
 
-    /// The conditions for an authenticated caller: those in shadow, and those that count.
-    fn conditions(&self) -> (Vec<Enforced<'p>>, Vec<Enforced<'p>>) {
+    /// The conditions for an authenticated caller, `[require]` first: those in shadow too.
+    #[must_use]
+    pub fn rules(&self) -> Vec<AppliedRule<'p>> {
         let require = &self.policy.require;
-        let mut conditions = vec![(
-            require.shadow,
-            Enforced {
-                rule: Arc::from("[require]"),
-                condition: &require.condition,
-            },
-        )];
+        let mut rules = vec![AppliedRule {
+            rule: Arc::from("[require]"),
+            condition: &require.condition,
+            shadow: require.shadow,
+        }];
         for outcome in self.outcomes() {
             if let Outcome::Route(route) = outcome
                 && let Access::Authenticated(condition) = &route.access
             {
-                let rule = Arc::clone(route.pattern.source());
-                conditions.push((route.shadow, Enforced { rule, condition }));
+                rules.push(AppliedRule {
+                    rule: Arc::clone(route.pattern.source()),
+                    condition,
+                    shadow: route.shadow,
+                });
             }
         }
-        let (shadow, enforced): (Vec<_>, Vec<_>) =
-            conditions.into_iter().partition(|(shadow, _)| *shadow);
-        let bare = |list: Vec<(bool, Enforced<'p>)>| list.into_iter().map(|(_, one)| one).collect();
-        (bare(shadow), bare(enforced))
+        rules
     }
 
     fn outcomes(&self) -> impl Iterator<Item = Outcome<'p>> {
@@ -311,7 +361,7 @@ impl<'p> Matched<'p> {
 
 /// Every condition holds, or the reason: a type error before a failure, and missing scopes only
 /// when they are all that is missing.
-fn check(conditions: &[Enforced<'_>], claims: &Claims) -> Result<(), Denial> {
+fn check(conditions: &[AppliedRule<'_>], claims: &Claims) -> Result<(), Denial> {
     let mut failing = None;
     for one in conditions {
         let holds = one
@@ -343,7 +393,7 @@ fn check(conditions: &[Enforced<'_>], claims: &Claims) -> Result<(), Denial> {
 }
 
 /// The scopes with which every condition would hold; `None` when no scopes would do.
-fn scopes_to_pass(conditions: &[Enforced<'_>], claims: &Claims) -> Option<BTreeSet<String>> {
+fn scopes_to_pass(conditions: &[AppliedRule<'_>], claims: &Claims) -> Option<BTreeSet<String>> {
     let mut needed = BTreeSet::new();
     for one in conditions {
         needed.extend(one.condition.scopes_to_hold(claims)?);
@@ -361,7 +411,15 @@ fn scopes_to_pass(conditions: &[Enforced<'_>], claims: &Claims) -> Option<BTreeS
         .then_some(needed)
 }
 
-impl Outcome<'_> {
+impl<'p> Outcome<'p> {
+    fn pattern(&self) -> Option<&'p Arc<str>> {
+        match self {
+            Self::Route(route) => Some(route.pattern.source()),
+            Self::MethodNotCovered(known) => Some(known.pattern().source()),
+            Self::Unmatched => None,
+        }
+    }
+
     /// Adds an outcome that is not there yet.
     fn add_to(self, outcomes: &mut Vec<Self>) {
         let same = |other: &Self| match (self, other) {

@@ -11,7 +11,7 @@ mod route;
 mod table;
 
 pub use condition::{ClaimTest, Condition, ListMode, Scalar};
-pub use decision::{Caller, Denial, Matched, Permit, Policy, Requirement};
+pub use decision::{AppliedRule, Caller, Denial, Matched, Permit, Policy, Requirement, Ruling};
 pub use path::{PathError, Readings};
 pub use pattern::{Pattern, PatternError};
 pub use route::{Access, Methods, Route};

@@ -69,6 +69,69 @@ impl SubjectKind {
     }
 }
 
+/// One check on the claims of a token whose signature holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClaimCheck {
+    /// `iss` is the issuer whose key signed.
+    Issuer,
+    /// `aud` names this API.
+    Audience,
+    /// `exp` is not over.
+    Expiry,
+    /// `nbf` is over.
+    NotBefore,
+    /// `iat` is over.
+    IssuedAt,
+    /// `iat` is not too far back.
+    Age,
+    /// `cnf` is not there.
+    Confirmation,
+    /// What `auth0.token_type` asks for beside `typ`.
+    Profile,
+    /// `sub` is there and sound.
+    Subject,
+    /// `sub` is no anonymous session.
+    Anonymous,
+}
+
+impl ClaimCheck {
+    /// Every check, in the order in which they are made.
+    pub const ALL: [Self; 10] = [
+        Self::Issuer,
+        Self::Audience,
+        Self::Expiry,
+        Self::NotBefore,
+        Self::IssuedAt,
+        Self::Age,
+        Self::Confirmation,
+        Self::Profile,
+        Self::Subject,
+        Self::Anonymous,
+    ];
+
+    /// Makes the check. `issuer` is the one whose key signed.
+    pub(super) fn run(
+        self,
+        claims: &Claims,
+        settings: &VerifierSettings,
+        issuer: &str,
+        now: UnixTime,
+    ) -> Result<(), Rejection> {
+        match self {
+            Self::Issuer => check_issuer(claims, issuer),
+            Self::Audience => check_audience(claims, &settings.audiences),
+            Self::Expiry => check_expiry(claims, settings, now).map(|_| ()),
+            Self::NotBefore => check_not_before(claims, settings, now),
+            Self::IssuedAt => check_issued_at(claims, now),
+            Self::Age => check_age(claims, settings, now),
+            Self::Confirmation => check_confirmation(claims),
+            Self::Profile => check_profile(claims, settings.typ),
+            Self::Subject => check_subject(claims).map(|_| ()),
+            Self::Anonymous => check_anonymous(claims, settings.allow_anonymous),
+        }
+    }
+}
+
 /// RFC 8725 §3.11, RFC 9068 §4: an ID token, a `DPoP` proof or a logout token is no access token.
 pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Rejection> {
     // RFC 7515 §4.1.9: "application/" is implied, and media types are case-insensitive.
@@ -92,7 +155,7 @@ pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Reje
 }
 
 /// RFC 9068 §4, RFC 8725 §3.8: code point for code point, and only with a key of that issuer.
-pub(super) fn check_issuer(claims: &Claims, expected: &str) -> Result<(), Rejection> {
+fn check_issuer(claims: &Claims, expected: &str) -> Result<(), Rejection> {
     let found = required_string(claims, "iss")?;
     if found == expected {
         Ok(())
@@ -105,7 +168,7 @@ pub(super) fn check_issuer(claims: &Claims, expected: &str) -> Result<(), Reject
 }
 
 /// RFC 7519 §4.1.3, RFC 9068 §4: a string or an array of strings, one of which is ours.
-pub(super) fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Rejection> {
+fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Rejection> {
     const MALFORMED: Rejection = Rejection::MalformedClaim {
         claim: "aud",
         expected: "a string or an array of strings",
@@ -126,49 +189,67 @@ pub(super) fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(),
     }
 }
 
-/// RFC 7519 §4.1.4 to §4.1.6. `exp` is required; each is a JSON number or the token is refused.
-/// Returns `exp`.
-pub(super) fn check_times(
+/// RFC 7519 §4.1.4: `exp` is required. Returns it.
+pub(super) fn check_expiry(
     claims: &Claims,
     settings: &VerifierSettings,
     now: UnixTime,
 ) -> Result<f64, Rejection> {
     let now = now.as_secs_f64();
-    let tolerance = settings.clock_tolerance.as_secs_f64();
     let exp = numeric_date(claims, "exp")?.ok_or(Rejection::MissingClaim { claim: "exp" })?;
-    if now >= exp + tolerance {
+    if now >= exp + settings.clock_tolerance.as_secs_f64() {
         return Err(Rejection::Expired { exp, now });
-    }
-    if let Some(nbf) = numeric_date(claims, "nbf")?
-        && nbf > now + tolerance
-    {
-        return Err(Rejection::NotYetValid {
-            claim: "nbf",
-            value: nbf,
-            now,
-        });
-    }
-    let iat = numeric_date(claims, "iat")?;
-    if let Some(iat) = iat
-        && iat > now + IAT_LEAD_SECONDS
-    {
-        return Err(Rejection::NotYetValid {
-            claim: "iat",
-            value: iat,
-            now,
-        });
-    }
-    if let Some(max_age) = settings.max_token_age {
-        let iat = iat.ok_or(Rejection::MissingClaim { claim: "iat" })?;
-        if now > iat + max_age.as_secs_f64() + tolerance {
-            return Err(Rejection::TooOld { iat, now });
-        }
     }
     Ok(exp)
 }
 
+/// RFC 7519 §4.1.5.
+fn check_not_before(
+    claims: &Claims,
+    settings: &VerifierSettings,
+    now: UnixTime,
+) -> Result<(), Rejection> {
+    let now = now.as_secs_f64();
+    match numeric_date(claims, "nbf")? {
+        Some(nbf) if nbf > now + settings.clock_tolerance.as_secs_f64() => {
+            Err(Rejection::NotYetValid {
+                claim: "nbf",
+                value: nbf,
+                now,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// RFC 7519 §4.1.6: it says when, and so cannot lie in the future.
+fn check_issued_at(claims: &Claims, now: UnixTime) -> Result<(), Rejection> {
+    let now = now.as_secs_f64();
+    match numeric_date(claims, "iat")? {
+        Some(iat) if iat > now + IAT_LEAD_SECONDS => Err(Rejection::NotYetValid {
+            claim: "iat",
+            value: iat,
+            now,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// `auth0.max_token_age`, from `iat` on.
+fn check_age(claims: &Claims, settings: &VerifierSettings, now: UnixTime) -> Result<(), Rejection> {
+    let Some(max_age) = settings.max_token_age else {
+        return Ok(());
+    };
+    let now = now.as_secs_f64();
+    let iat = numeric_date(claims, "iat")?.ok_or(Rejection::MissingClaim { claim: "iat" })?;
+    if now > iat + max_age.as_secs_f64() + settings.clock_tolerance.as_secs_f64() {
+        return Err(Rejection::TooOld { iat, now });
+    }
+    Ok(())
+}
+
 /// RFC 7519 §4.1.2 leaves `sub` optional; the upstream is promised one, so it is required here.
-pub(super) fn check_subject(claims: &Claims, allow_anonymous: bool) -> Result<String, Rejection> {
+pub(super) fn check_subject(claims: &Claims) -> Result<&str, Rejection> {
     let sub = required_string(claims, "sub")?;
     if sub.is_empty() || sub.len() > MAX_SUBJECT_BYTES || sub.chars().any(char::is_control) {
         return Err(Rejection::MalformedClaim {
@@ -176,15 +257,20 @@ pub(super) fn check_subject(claims: &Claims, allow_anonymous: bool) -> Result<St
             expected: "a non-empty string of at most 2048 bytes without control characters",
         });
     }
+    Ok(sub)
+}
+
+/// Auth0 anonymous sessions count only where `auth0.allow_anonymous` says so.
+fn check_anonymous(claims: &Claims, allow_anonymous: bool) -> Result<(), Rejection> {
     if !allow_anonymous && SubjectKind::of(claims) == SubjectKind::Anonymous {
         return Err(Rejection::Anonymous);
     }
-    Ok(sub.to_owned())
+    Ok(())
 }
 
 /// RFC 7800 §3.1, RFC 9449 §7.2, RFC 8705 §3: a bound token taken as a plain bearer token loses its
 /// protection, so one is refused until the binding is enforced.
-pub(super) fn check_confirmation(claims: &Claims) -> Result<(), Rejection> {
+fn check_confirmation(claims: &Claims) -> Result<(), Rejection> {
     match claims.get("cnf") {
         None => Ok(()),
         Some(_) => Err(Rejection::SenderConstrained),
@@ -192,7 +278,7 @@ pub(super) fn check_confirmation(claims: &Claims) -> Result<(), Rejection> {
 }
 
 /// RFC 9068 §2.2: what that profile requires beyond the checks every token passes.
-pub(super) fn check_profile(claims: &Claims, policy: TypPolicy) -> Result<(), Rejection> {
+fn check_profile(claims: &Claims, policy: TypPolicy) -> Result<(), Rejection> {
     match policy {
         TypPolicy::Any => Ok(()),
         TypPolicy::AtJwt => {

@@ -13,8 +13,10 @@ mod verifier;
 
 pub use bearer::{AuthorizationError, BearerToken, bearer_token};
 pub use cache::TokenCache;
-pub use checks::{SubjectKind, TypPolicy};
+pub use checks::{ClaimCheck, SubjectKind, TypPolicy};
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;
-pub use verifier::{Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError};
+pub use verifier::{
+    SignedToken, Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError,
+};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bearer::BearerToken;
-use super::checks::{self, SubjectKind, TypPolicy};
+use super::checks::{self, ClaimCheck, SubjectKind, TypPolicy};
 use super::keyring::{Keyring, NoKey};
 use super::rejection::Rejection;
 use crate::claims::Claims;
@@ -40,6 +40,15 @@ pub struct Verifier {
 pub struct Unverified<'t> {
     jws: CompactJws<'t>,
     algorithm: Algorithm,
+}
+
+/// A token whose signature holds, and whose claims are not checked: it proves nothing yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SignedToken {
+    claims: Claims,
+    issuer: String,
+    kid: Option<String>,
+    payload: String,
 }
 
 /// A token that passed every check. The fields are private and this module makes the only ones.
@@ -105,6 +114,19 @@ impl Verifier {
         keyring: &Keyring,
         now: UnixTime,
     ) -> Result<VerifiedToken, VerifyError> {
+        let signed = Self::check_signature(token, keyring)?;
+        Ok(self.accept(signed, now)?)
+    }
+
+    /// The first half of [`Verifier::verify`]: key, signature, and the payload as JSON.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn check_signature(
+        token: &Unverified<'_>,
+        keyring: &Keyring,
+    ) -> Result<SignedToken, VerifyError> {
         let candidates = keyring
             .candidates(token.jws.header(), token.algorithm)
             .map_err(|error| match error {
@@ -130,31 +152,48 @@ impl Verifier {
             .map(|(name, _)| name)
             .find(|name| claims.get("iss").is_some_and(|iss| iss == **name))
             .unwrap_or(issuer);
-        let (subject, valid_until) = self.check_claims(&claims, issuer, now)?;
-        Ok(VerifiedToken {
+        Ok(SignedToken {
             claims,
             issuer: (*issuer).to_owned(),
             kid: key.kid().map(str::to_owned),
             payload: payload.encoded().to_owned(),
-            subject,
-            valid_until,
         })
     }
 
-    /// Every check on the claims, in one order. Returns the subject and when the token ends.
-    fn check_claims(
+    /// Every check on the claims, each with its verdict, in the order in which they decide.
+    pub fn claim_checks(
         &self,
-        claims: &Claims,
-        issuer: &str,
+        token: &SignedToken,
         now: UnixTime,
-    ) -> Result<(String, UnixTime), Rejection> {
-        checks::check_issuer(claims, issuer)?;
-        checks::check_audience(claims, &self.settings.audiences)?;
-        let exp = checks::check_times(claims, &self.settings, now)?;
-        checks::check_confirmation(claims)?;
-        checks::check_profile(claims, self.settings.typ)?;
-        let subject = checks::check_subject(claims, self.settings.allow_anonymous)?;
-        Ok((subject, self.valid_until(claims, exp)))
+    ) -> impl Iterator<Item = (ClaimCheck, Result<(), Rejection>)> {
+        ClaimCheck::ALL.into_iter().map(move |check| {
+            let verdict = check.run(&token.claims, &self.settings, &token.issuer, now);
+            (check, verdict)
+        })
+    }
+
+    /// The second half of [`Verifier::verify`]: the first check that fails decides.
+    fn accept(&self, token: SignedToken, now: UnixTime) -> Result<VerifiedToken, Rejection> {
+        for (_, verdict) in self.claim_checks(&token, now) {
+            verdict?;
+        }
+        let exp = checks::check_expiry(&token.claims, &self.settings, now)?;
+        let subject = checks::check_subject(&token.claims)?.to_owned();
+        let valid_until = self.valid_until(&token.claims, exp);
+        let SignedToken {
+            claims,
+            issuer,
+            kid,
+            payload,
+        } = token;
+        Ok(VerifiedToken {
+            claims,
+            issuer,
+            kid,
+            payload,
+            subject,
+            valid_until,
+        })
     }
 
     /// Until when these checks need not be made again: `exp`, or the end of `max_token_age`.
@@ -182,6 +221,32 @@ impl Unverified<'_> {
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.jws.header().kid.as_deref()
+    }
+
+    /// The type that the token names.
+    #[must_use]
+    pub fn typ(&self) -> Option<&str> {
+        self.jws.header().typ.as_deref()
+    }
+
+    /// The algorithm, which is one of those that are allowed.
+    #[must_use]
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+}
+
+impl SignedToken {
+    /// All claims, unchecked.
+    #[must_use]
+    pub const fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// The issuer whose key signed the token.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 }
 
