@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::config::{Config, KeySource, LogFormat};
 use crate::cors::Origins;
-use crate::jose::KeySet;
+use crate::jose::{KeySet, SkippedKey};
 use crate::keys::Fetcher;
 use crate::policy::{Access, Condition, Methods};
 use crate::tls::{HTTP_1_1, Roots};
-use crate::token::TypPolicy;
+use crate::token::{IssuerKeys, Keyring, TypPolicy};
 use crate::upstream::Connector;
 
 /// The effective configuration and the route table, for people.
@@ -259,35 +259,72 @@ pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Fetches every key set and connects to the upstream, once each. The first list is what went well,
-/// the second what did not.
-pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
-    let mut fine = Vec::new();
-    let mut wrong = Vec::new();
+/// What one issuer has published, with what of it is left out; or why there is nothing to be had.
+type Published = Result<(KeySet, Vec<SkippedKey>), String>;
+
+/// Fetches the key set of every issuer, once each. The result is in the order of the tenants.
+async fn fetch(config: &Config) -> Result<Vec<Published>, String> {
     let tls = Roots::load(config.auth0.keys.ca_file.as_deref())
         .map_err(|error| error.to_string())
         .and_then(|roots| {
             roots
                 .client_config(HTTP_1_1)
                 .map_err(|error| error.to_string())
-        });
-    let tls = match tls {
-        Ok(tls) => tls,
-        Err(error) => return (fine, vec![format!("trusted roots: {error}")]),
-    };
+        })
+        .map_err(|error| format!("trusted roots: {error}"))?;
     let fetcher = Fetcher::new(tls, config.auth0.keys.timeout);
+    let mut published = Vec::new();
     for tenant in &config.auth0.tenants {
-        let issuer = &tenant.issuer;
         let keys = match fetcher.fetch(&tenant.source).await {
             Ok(document) => KeySet::parse(&document, &config.auth0.verifier.algorithms)
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        match keys {
+        published.push(match keys {
             Ok((keys, skipped)) if keys.is_empty() => {
                 let reasons: Vec<String> = skipped.into_iter().map(|key| key.reason).collect();
-                wrong.push(format!("{issuer}: no usable key ({})", reasons.join("; ")));
+                Err(format!("no usable key ({})", reasons.join("; ")))
             }
+            other => other,
+        });
+    }
+    Ok(published)
+}
+
+/// Fetches the keys of every issuer, for deciding on one token. The list is what went wrong.
+pub async fn keyring(config: &Config) -> (Keyring, Vec<String>) {
+    let published = match fetch(config).await {
+        Ok(published) => published,
+        Err(error) => return (Keyring::default(), vec![error]),
+    };
+    let mut issuers = Vec::new();
+    let mut wrong = Vec::new();
+    for (tenant, published) in config.auth0.tenants.iter().zip(published) {
+        let issuer = tenant.issuer.clone();
+        let keys = match published {
+            Ok((keys, _)) => Some(keys),
+            Err(error) => {
+                wrong.push(format!("{issuer}: {error}"));
+                None
+            }
+        };
+        issuers.push(IssuerKeys { issuer, keys });
+    }
+    (Keyring::new(issuers, 0), wrong)
+}
+
+/// Fetches every key set and connects to the upstream, once each. The first list is what went well,
+/// the second what did not.
+pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
+    let mut fine = Vec::new();
+    let mut wrong = Vec::new();
+    let published = match fetch(config).await {
+        Ok(published) => published,
+        Err(error) => return (fine, vec![error]),
+    };
+    for (tenant, published) in config.auth0.tenants.iter().zip(published) {
+        let issuer = &tenant.issuer;
+        match published {
             Ok((keys, skipped)) => {
                 fine.push(format!("{issuer}: usable keys: {}", keys.keys().len()));
                 for key in skipped {

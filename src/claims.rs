@@ -75,6 +75,11 @@ impl Claims {
         }
     }
 
+    /// The names of all claims.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// A copy in which the claim `name` has this value.
     #[must_use]
     pub fn with(&self, name: &str, value: Value) -> Self {

@@ -1,16 +1,21 @@
 //! The command line: what was typed, and the exit code it ends with.
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::clock::UnixTime;
 use crate::config::{self, Config, Loaded, Overrides, Source};
+use crate::explain::{self, Decision, Question};
 use crate::reload::WatchedSource;
+use crate::token::Keyring;
 use crate::{app, check, logging};
 
+/// `explain`: the request would be refused.
+const REFUSED: u8 = 1;
 /// `EX_USAGE`: the command line is wrong.
 const USAGE: u8 = 64;
 /// `EX_UNAVAILABLE`: keys or upstream are out of reach.
@@ -41,6 +46,32 @@ enum Command {
         #[arg(long)]
         online: bool,
     },
+    /// Read a token on standard input and say step by step what is decided about it, and why
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// The method of the request, letter for letter
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// The path of the request, or its whole URL
+    #[arg(long, default_value = "/")]
+    path: String,
+    #[arg(
+        long,
+        help = "The host of the request [default: the first of allowed_hosts]"
+    )]
+    host: Option<String>,
+    /// A request without a token; standard input is not read
+    #[arg(long)]
+    no_token: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Never used: what is typed here may be a token, and a complaint of clap's would print it
+    #[arg(hide = true)]
+    stray: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -111,11 +142,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return code;
         }
     };
+    if matches!(&cli.command, Some(Command::Explain(explain)) if !explain.stray.is_empty()) {
+        print_error(
+            "authgate: a token is read from standard input, never from an argument, where other users and the shell's history can see it",
+        );
+        return ExitCode::from(USAGE);
+    }
     let mut source = WatchedSource::new(source(cli.settings));
     let loaded = source.load();
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => run_proxy(source, loaded),
         Command::Check { online } => run_check(loaded, online),
+        Command::Explain(arguments) => run_explain(loaded, &arguments),
     }
 }
 
@@ -206,6 +244,92 @@ fn check_online(config: &Config) -> ExitCode {
     } else {
         ExitCode::from(UNAVAILABLE)
     }
+}
+
+/// Room on standard input for what surrounds a token: JSON with other tokens, headers, line breaks.
+const PASTE_SLACK: usize = 256 * 1024;
+
+fn run_explain(loaded: Loaded, arguments: &Explain) -> ExitCode {
+    report("warning", &loaded.warnings);
+    let config = match loaded.config {
+        Ok(config) => config,
+        Err(errors) => {
+            report("error", &errors);
+            return ExitCode::from(CONFIG);
+        }
+    };
+    if let Err(error) = check::files(&config) {
+        print_error(&format!("error: {error}"));
+        return ExitCode::from(CONFIG);
+    }
+    let credential = if arguments.no_token {
+        Ok(None)
+    } else {
+        read_pasted(config.limits.token_bytes.saturating_add(PASTE_SLACK))
+            .map(|pasted| explain::credential(&pasted))
+    };
+    let question = credential.and_then(|credential| {
+        let (method, path) = (&arguments.method, &arguments.path);
+        Question::new(&config, method, path, arguments.host.as_deref(), credential)
+            .map_err(|error| error.to_string())
+    });
+    let question = match question {
+        Ok(question) => question,
+        Err(error) => {
+            print_error(&format!("authgate: {error}"));
+            return ExitCode::from(USAGE);
+        }
+    };
+    // Without keys first: many requests need none for a verdict.
+    let mut story = explain::explain(&config, &Keyring::default(), &question, UnixTime::now());
+    if story.lacks_keys() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                print_error(&format!("authgate: {error}"));
+                return ExitCode::from(SOFTWARE);
+            }
+        };
+        let (keyring, wrong) = runtime.block_on(check::keyring(&config));
+        // A file or a name that is still being looked up must not hold the answer back.
+        runtime.shutdown_background();
+        for line in &wrong {
+            print_error(&format!("unreachable: {line}"));
+        }
+        story = explain::explain(&config, &keyring, &question, UnixTime::now());
+    }
+    if arguments.json {
+        print(&story.to_json());
+    } else {
+        print(&story.to_string());
+    }
+    match story.decision {
+        Decision::Pass => ExitCode::SUCCESS,
+        Decision::Refuse => ExitCode::from(REFUSED),
+        Decision::Unknown => ExitCode::from(UNAVAILABLE),
+    }
+}
+
+/// Standard input up to `limit` bytes. What is not UTF-8 is no token, and is told so later.
+fn read_pasted(limit: usize) -> Result<String, String> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        print_error("Paste the token, then press Enter and Ctrl-D:");
+    }
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut pasted = Vec::new();
+    stdin
+        .lock()
+        .take(most)
+        .read_to_end(&mut pasted)
+        .map_err(|error| format!("standard input: {error}"))?;
+    if pasted.len() > limit {
+        return Err(format!("standard input: more than {limit} bytes"));
+    }
+    Ok(String::from_utf8_lossy(&pasted).into_owned())
 }
 
 fn report(kind: &str, problems: &[config::Problem]) {

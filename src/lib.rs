@@ -21,9 +21,10 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`], [`certificate`]. Above them: [`config`] (flags, environment and file, parsed
-//! once), [`app`] (threads and tasks), [`reload`] (another
-//! configuration in the running process), [`admin`] (probes and metrics), [`check`], [`logging`], [`cli`].
+//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`], [`certificate`]. Above them:
+//! [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
+//! configuration in the running process), [`admin`] (probes and metrics), [`check`], [`explain`] (the
+//! decision about one request, told), [`logging`], [`cli`].
 //!
 //! # Invariants
 //!
@@ -78,6 +79,7 @@ pub mod clock;
 pub mod config;
 pub mod cors;
 pub mod descriptors;
+pub mod explain;
 pub mod headers;
 pub mod identity;
 pub mod jose;

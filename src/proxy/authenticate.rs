@@ -10,9 +10,7 @@ use super::{Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
-use crate::token::{
-    BearerToken, Keyring, Rejection, Unverified, VerifiedToken, Verifier, VerifyError,
-};
+use crate::token::{BearerToken, Keyring, Unverified, VerifiedToken, Verifier, VerifyError};
 
 impl Proxy {
     /// The caller that the request's token proves; `None` for a request without a token.
@@ -61,13 +59,7 @@ impl Proxy {
                 .verify_with(&settings.verifier, &unverified, &keyring)
                 .await?;
         }
-        let token = verdict.map_err(|error| match error {
-            VerifyError::KeysUnavailable => Refusal::KeysUnavailable,
-            VerifyError::Rejected(rejection) => Refusal::Token(rejection),
-            VerifyError::UnknownKey => Refusal::Token(Rejection::UnknownKey {
-                kid: unverified.kid().map(str::to_owned),
-            }),
-        })?;
+        let token = verdict.map_err(|error| Refusal::of_token(error, &unverified))?;
         let valid_until = token.valid_until();
         let identity = Arc::new(settings.config.identity.identify(token));
         settings.verified.insert(

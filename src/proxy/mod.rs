@@ -23,6 +23,7 @@ use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
 pub use refusal::Refusal;
+pub(crate) use respond::{options_answer, refusal_text};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
@@ -145,7 +146,7 @@ impl Proxy {
         }
         let (version, is_upgrade) = (head.version, headers::is_websocket_upgrade(&head));
         if !headers::spend_forward(&mut head) {
-            return Ok(Answer::Own(respond::options(origin, request_id)));
+            return Ok(Answer::Own(options_answer(origin, request_id)));
         }
         let config = &settings.config;
         config.token_sources.remove(&mut head, is_upgrade);
@@ -209,36 +210,8 @@ impl Proxy {
         body: &Incoming,
         client: &Client,
     ) -> Result<Host, Refusal> {
-        let limits = &config.limits;
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
-        if target > limits.uri_bytes {
-            return Err(Refusal::UriTooLong);
-        }
-        // hyper counts the fields of HTTP/1; those of HTTP/2 are counted here.
-        if head.headers.len() > limits.headers {
-            return Err(Refusal::TooManyHeaders);
-        }
-        if client.saw_fragment() {
-            return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
-        }
         let declared = body.size_hint().exact();
-        let limit = limits
-            .body_bytes
-            .and_then(|limit| u64::try_from(limit).ok());
-        if declared
-            .zip(limit)
-            .is_some_and(|(declared, limit)| declared > limit)
-        {
-            return Err(Refusal::BodyTooLarge);
-        }
-        let host = headers::check_head(head).map_err(Refusal::Head)?;
-        let allowed = &config.allowed_hosts;
-        if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
-            return Err(Refusal::HostNotServed);
-        }
+        let host = check_head(config, head, client.saw_fragment(), declared)?;
         if self.shared.pseudonym.has_forwarded(&head.headers) {
             return Err(Refusal::Loop);
         }
@@ -398,9 +371,8 @@ fn own_answer(
     origin: &Origin,
     request_id: &HeaderValue,
 ) -> Result<Option<Response<()>>, Refusal> {
-    // RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
-    if head.method == Method::OPTIONS && head.uri.path() == "*" {
-        return Ok(Some(respond::options(origin, request_id)));
+    if is_about_server(head) {
+        return Ok(Some(options_answer(origin, request_id)));
     }
     let Some(settings) = cors else {
         return Ok(None);
@@ -425,6 +397,50 @@ enum Answer {
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
     Switched(tunnel::Switched),
+}
+
+/// What must be sound in a head before anything is decided. A body is known by its length only.
+pub(crate) fn check_head(
+    config: &Config,
+    head: &request::Parts,
+    has_fragment: bool,
+    declared_body: Option<u64>,
+) -> Result<Host, Refusal> {
+    let limits = &config.limits;
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if target > limits.uri_bytes {
+        return Err(Refusal::UriTooLong);
+    }
+    // hyper counts the fields of HTTP/1; those of HTTP/2 are counted here.
+    if head.headers.len() > limits.headers {
+        return Err(Refusal::TooManyHeaders);
+    }
+    if has_fragment {
+        return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
+    }
+    let limit = limits
+        .body_bytes
+        .and_then(|limit| u64::try_from(limit).ok());
+    if declared_body
+        .zip(limit)
+        .is_some_and(|(declared, limit)| declared > limit)
+    {
+        return Err(Refusal::BodyTooLarge);
+    }
+    let host = headers::check_head(head).map_err(Refusal::Head)?;
+    let allowed = &config.allowed_hosts;
+    if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+        return Err(Refusal::HostNotServed);
+    }
+    Ok(host)
+}
+
+/// RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
+pub(crate) fn is_about_server(head: &request::Parts) -> bool {
+    head.method == Method::OPTIONS && head.uri.path() == "*"
 }
 
 fn stream_kind(headers: &HeaderMap) -> StreamKind {

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::{Denial, PathError};
-use crate::token::{AuthorizationError, Rejection};
+use crate::token::{AuthorizationError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
 
 /// Why a request is not answered by the upstream. `Display` is for the log.
@@ -44,6 +44,18 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Why a token is not taken, once no fetch can help any more.
+    #[must_use]
+    pub fn of_token(error: VerifyError, token: &Unverified<'_>) -> Self {
+        match error {
+            VerifyError::KeysUnavailable => Self::KeysUnavailable,
+            VerifyError::Rejected(rejection) => Self::Token(rejection),
+            VerifyError::UnknownKey => Self::Token(Rejection::UnknownKey {
+                kid: token.kid().map(str::to_owned),
+            }),
+        }
+    }
+
     /// The stable code, for clients, logs and the README.
     #[must_use]
     pub const fn code(&self) -> &'static str {

@@ -287,7 +287,8 @@ pub(super) fn http1_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
     bytes
 }
 
-fn refusal_text(
+/// The answer itself, which needs no connection.
+pub(crate) fn refusal_text(
     refusal: &Refusal,
     is_grpc: bool,
     realm: &str,
@@ -342,7 +343,7 @@ pub(super) fn preflight(
 }
 
 /// Answers an OPTIONS that is not to go further. It says nothing of the upstream.
-pub(super) fn options(origin: &Origin, request_id: &HeaderValue) -> Response<()> {
+pub(crate) fn options_answer(origin: &Origin, request_id: &HeaderValue) -> Response<()> {
     let mut response = no_content(request_id);
     origin.mark_own(response.headers_mut());
     response
