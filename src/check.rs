@@ -291,18 +291,22 @@ async fn fetch(config: &Config) -> Result<Vec<Published>, String> {
     Ok(published)
 }
 
-/// Fetches the keys of every issuer, for deciding on one token. The list is what went wrong.
-pub async fn keyring(config: &Config) -> (Keyring, Vec<String>) {
+/// Fetches the keys of every issuer, for deciding on one token. The first list is what of them is left
+/// out, the second what went wrong.
+pub async fn keyring(config: &Config) -> (Keyring, Vec<String>, Vec<String>) {
     let published = match fetch(config).await {
         Ok(published) => published,
-        Err(error) => return (Keyring::default(), vec![error]),
+        Err(error) => return (Keyring::default(), Vec::new(), vec![error]),
     };
     let mut issuers = Vec::new();
-    let mut wrong = Vec::new();
+    let (mut left_out, mut wrong) = (Vec::new(), Vec::new());
     for (tenant, published) in config.auth0.tenants.iter().zip(published) {
         let issuer = tenant.issuer.clone();
         let keys = match published {
-            Ok((keys, _)) => Some(keys),
+            Ok((keys, skipped)) => {
+                left_out.extend(skipped.iter().map(|key| is_left_out(&issuer, key)));
+                Some(keys)
+            }
             Err(error) => {
                 wrong.push(format!("{issuer}: {error}"));
                 None
@@ -310,7 +314,11 @@ pub async fn keyring(config: &Config) -> (Keyring, Vec<String>) {
         };
         issuers.push(IssuerKeys { issuer, keys });
     }
-    (Keyring::new(issuers, 0), wrong)
+    (Keyring::new(issuers, 0), left_out, wrong)
+}
+
+fn is_left_out(issuer: &str, key: &SkippedKey) -> String {
+    format!("{issuer}: key {} is left out: {}", key.index, key.reason)
 }
 
 /// Fetches every key set and connects to the upstream, once each. The first list is what went well,
@@ -327,12 +335,7 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
         match published {
             Ok((keys, skipped)) => {
                 fine.push(format!("{issuer}: usable keys: {}", keys.keys().len()));
-                for key in skipped {
-                    fine.push(format!(
-                        "{issuer}: key {} is left out: {}",
-                        key.index, key.reason
-                    ));
-                }
+                fine.extend(skipped.iter().map(|key| is_left_out(issuer, key)));
             }
             Err(error) => wrong.push(format!("{issuer}: {error}")),
         }

@@ -293,9 +293,12 @@ fn run_explain(loaded: Loaded, arguments: &Explain) -> ExitCode {
                 return ExitCode::from(SOFTWARE);
             }
         };
-        let (keyring, wrong) = runtime.block_on(check::keyring(&config));
+        let (keyring, left_out, wrong) = runtime.block_on(check::keyring(&config));
         // A file or a name that is still being looked up must not hold the answer back.
         runtime.shutdown_background();
+        for line in &left_out {
+            print_error(&format!("note: {line}"));
+        }
         for line in &wrong {
             print_error(&format!("unreachable: {line}"));
         }
