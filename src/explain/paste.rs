@@ -1,4 +1,5 @@
-//! A token as people paste it: a header line, a quoted string, a piece of JSON, in several lines.
+//! A token as people paste it: a header line, a quoted string, a piece of JSON or of a URL, in several
+//! lines.
 
 use serde_json::Value;
 
@@ -70,12 +71,24 @@ fn from_json(text: &str) -> Option<String> {
     if let Ok(document) = serde_json::from_str::<Value>(text) {
         return in_value(&document, MAX_DEPTH);
     }
-    MEMBERS.iter().find_map(|member| {
+    let in_fragment = MEMBERS.iter().find_map(|member| {
         let (_, after) = text.split_once(&format!("\"{member}\""))?;
         let value = after.trim_start().strip_prefix(':')?.trim_start();
         let value = value.strip_prefix('"')?;
         Some(value.split('"').next().unwrap_or(value).to_owned())
-    })
+    });
+    in_fragment.or_else(|| from_form(text))
+}
+
+/// The token in a form, in the address that a log-in leads back to, or in a list of variables.
+fn from_form(text: &str) -> Option<String> {
+    const NAME: &str = "access_token=";
+    // ASCII lower case keeps every place in the text.
+    let place = text.to_ascii_lowercase().find(NAME)?;
+    let value = text.get(place.saturating_add(NAME.len())..)?;
+    let value = unwrap(value);
+    let end = value.find(|c: char| c == '&' || c.is_whitespace() || WRAPPING.contains(&c));
+    Some(value.get(..end.unwrap_or(value.len()))?.to_owned())
 }
 
 fn in_value(value: &Value, depth: usize) -> Option<String> {
@@ -201,6 +214,9 @@ mod tests {
             "Authorization: Bearer \"aaaa.bbbb.cccc\"",
             "\"access_token\": \"aaaa.bbbb.cccc\",",
             "\"access_token\":\"aaaa.bbbb.cccc\",\"expires_in\":86400",
+            "https://app.example/#access_token=aaaa.bbbb.cccc&scope=openid&token_type=Bearer",
+            "ACCESS_TOKEN='aaaa.bbbb.cccc'\nOTHER=1",
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{\"access_token\":\"aaaa.bbbb.cccc\"}",
             r#"{"access_token":"aaaa.bbbb.cccc","id_token":"x.y.z","token_type":"Bearer"}"#,
             r#"{"id_token":"x.y.z","accessToken":"aaaa.bbbb.cccc"}"#,
             "{\n  \"data\": {\"access_token\": \"aaaa.bbbb.cccc\"}\n}",

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use authgate::clock::UnixTime;
 use authgate::config::{self, Config, Overrides};
-use authgate::explain::{Decision, Question, Report, credential, explain as decide};
+use authgate::explain::{Decision, Outcome, Question, Report, Step, credential, explain as decide};
 use authgate::jose::KeySet;
 use authgate::token::{IssuerKeys, Keyring};
 use rand::rngs::StdRng;
@@ -434,6 +434,68 @@ async fn what_a_token_says_cannot_move_a_terminal() {
     }
 }
 
+#[tokio::test]
+async fn the_request_is_the_one_that_is_asked_about() {
+    let file = File::of(&format!(
+        "allowed_hosts = [\"agents.example.com\"]\n\
+         [auth0]\ndomain = \"{TENANT}\"\naudience = \"{AUDIENCE}\"\n\
+         [[route]]\npath = \"/open/**\"\naccess = \"public\"\nmethods = [\"GET\"]\n"
+    ));
+    for (arguments, exit, code) in [
+        (&["--path", "/open/x"][..], 0, Value::Null),
+        (&["--path", "/open/x?secret=1"], 0, Value::Null),
+        (
+            &["--path", "http://agents.example.com/open/x"],
+            0,
+            Value::Null,
+        ),
+        (
+            &["--path", "http://evil.example/open/x"],
+            1,
+            json!("host_not_served"),
+        ),
+        (
+            &["--path", "/open/x", "--host", "agents.example.com"],
+            0,
+            Value::Null,
+        ),
+        (
+            &["--path", "/open/x", "--host", "evil.example"],
+            1,
+            json!("host_not_served"),
+        ),
+        (
+            &["--path", "/open/x", "--host", "a b"],
+            1,
+            json!("host_malformed"),
+        ),
+        (
+            &["--path", "/open/x", "--method", "POST"],
+            1,
+            json!("method_denied"),
+        ),
+        (
+            &["--path", "/open/x", "--method", "get"],
+            1,
+            json!("method_denied"),
+        ),
+        (&["--path", "/open/..%2fx"], 1, json!("token_missing")),
+        (&["--path", "*", "--method", "OPTIONS"], 0, Value::Null),
+        (&["--path", "open/x"], 1, json!("request_malformed")),
+        (&["--path", "/open/%"], 1, json!("path_malformed")),
+        (&[], 1, json!("token_missing")),
+    ] {
+        let without = [&["--no-token"], arguments].concat();
+        // Nothing on standard input is the same as no token.
+        for arguments in [&without[..], arguments] {
+            let (found, report) = file.json(arguments, "").await;
+            assert_eq!(found, Some(exit), "{arguments:?}: {report}");
+            assert_eq!(report["code"], code, "{arguments:?}: {report}");
+            assert!(!report.to_string().contains("secret"), "{report}");
+        }
+    }
+}
+
 /// The rules that the generated cases meet.
 const RULE_SETS: [(&str, &str); 5] = [
     ("", ""),
@@ -771,6 +833,14 @@ async fn the_proxy_and_the_explanation_always_agree() {
                 let exchange = upstream.next().await;
                 assert_same_headers(&report, &exchange.head, &case);
             }
+            // The steps tell the same story as the verdict.
+            let failed = |step: &&Step| step.outcome == Outcome::Failed && step.check != "decision";
+            let told_why = report.steps.iter().any(|step| failed(&step));
+            assert_eq!(
+                told_why,
+                report.decision != Decision::Pass,
+                "{case}: {report}"
+            );
             let text = format!("{report}{}", report.to_json());
             assert_holds_no_part(&text, sent.as_deref().unwrap_or_default());
             *seen.entry(report.code.unwrap_or("pass")).or_insert(0_usize) += 1;
