@@ -1,11 +1,12 @@
-//! Probes and metrics, on a listener of their own: nothing on the data listener can be taken for one.
+//! Probes, metrics and the drain, on a listener of their own: nothing on the data listener can be taken
+//! for one.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -35,13 +36,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The media type of what [`Metrics::render`] writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What probes are told of.
+/// What the `Allow` of a refused method says, for what is read and for what is done.
+const READ: &str = "GET, HEAD";
+const DO: &str = "POST";
+
+/// What probes are told of, and the one thing that they can change.
 #[derive(Debug, Clone)]
 pub struct Health {
     /// The settings in force, with their keys.
     pub shared: Arc<Shared>,
     /// Whether the process is on its way out.
-    pub phase: watch::Receiver<Phase>,
+    pub phase: watch::Sender<Phase>,
     /// What it has counted.
     pub metrics: Arc<Metrics>,
     /// Its client connections.
@@ -70,6 +75,31 @@ impl Health {
             return Some("draining");
         }
         (!self.shared.current().keys.current().is_complete()).then_some("keys are not there yet")
+    }
+
+    /// Stops being ready and goes on serving: the first part of what SIGTERM does. A process that
+    /// drains already is left as it is.
+    fn drain(&self) {
+        let begun = self.phase.send_if_modified(|phase| {
+            let serving = *phase == Phase::Serving;
+            if serving {
+                *phase = Phase::Lingering;
+            }
+            serving
+        });
+        if begun {
+            tracing::info!("draining on request: not ready any more, still serving");
+        }
+    }
+
+    /// What is left to do, for whoever waits for the end of it.
+    fn remaining(&self) -> String {
+        let body = serde_json::json!({
+            "status": "draining",
+            "requests": self.metrics.requests_in_flight(),
+            "connections": self.slots.taken(),
+        });
+        body.to_string()
     }
 }
 
@@ -112,41 +142,52 @@ pub async fn serve(listener: TcpListener, health: Health) {
 }
 
 fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
-    let (status, body) = match (request.uri().path(), health.not_ready()) {
-        ("/metrics", _) => (StatusCode::OK, health.metrics()),
-        ("/livez", _) => (StatusCode::OK, "{\"status\":\"alive\"}".to_owned()),
-        ("/readyz", None) => (StatusCode::OK, "{\"status\":\"ready\"}".to_owned()),
-        ("/readyz", Some(reason)) => {
-            let body = serde_json::json!({"status": "not ready", "reason": reason});
-            (StatusCode::SERVICE_UNAVAILABLE, body.to_string())
+    let allowed = match request.uri().path() {
+        "/livez" | "/metrics" | "/readyz" => READ,
+        "/drain" => DO,
+        _ => return respond(StatusCode::NOT_FOUND, r#"{"status":"no such probe"}"#),
+    };
+    let is_allowed = match *request.method() {
+        Method::GET | Method::HEAD => allowed == READ,
+        Method::POST => allowed == DO,
+        _ => false,
+    };
+    if !is_allowed {
+        let body = format!(r#"{{"status":"use {allowed}"}}"#);
+        let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, body);
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        return response;
+    }
+    match (request.uri().path(), health.not_ready()) {
+        ("/livez", _) => respond(StatusCode::OK, r#"{"status":"alive"}"#),
+        ("/metrics", _) => {
+            let mut response = respond(StatusCode::OK, health.metrics());
+            let headers = response.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+            response
         }
-        _ => (
-            StatusCode::NOT_FOUND,
-            "{\"status\":\"no such probe\"}".to_owned(),
-        ),
-    };
-    let read_only = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (status, body) = if read_only || status == StatusCode::NOT_FOUND {
-        (status, body)
-    } else {
-        (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "{\"status\":\"use GET\"}".to_owned(),
-        )
-    };
-    let mut response = Response::new(Full::from(body));
+        // Browsers name the page's origin with every POST, and no page has any business here.
+        ("/drain", _) if request.headers().contains_key(ORIGIN) => {
+            respond(StatusCode::FORBIDDEN, r#"{"status":"not for web pages"}"#)
+        }
+        ("/drain", _) => {
+            health.drain();
+            respond(StatusCode::OK, health.remaining())
+        }
+        (_, None) => respond(StatusCode::OK, r#"{"status":"ready"}"#),
+        (_, Some(reason)) => {
+            let body = serde_json::json!({"status": "not ready", "reason": reason});
+            respond(StatusCode::SERVICE_UNAVAILABLE, body.to_string())
+        }
+    }
+}
+
+fn respond(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    let is_metrics = status == StatusCode::OK && request.uri().path() == "/metrics";
-    let content_type = if is_metrics {
-        OPEN_METRICS
-    } else {
-        "application/json"
-    };
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
     response
 }

@@ -157,7 +157,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     if let Some(admin) = admin {
         let health = Health {
             shared: Arc::clone(&shared),
-            phase: watched_phase.clone(),
+            phase: phase.clone(),
             metrics: Arc::clone(&metrics),
             slots: slots.clone(),
             runtimes: Arc::clone(&runtimes),

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,15 +11,16 @@ use clap::{Args, Parser, Subcommand};
 use crate::clock::UnixTime;
 use crate::config::{self, Config, Loaded, Overrides, Source};
 use crate::explain::{self, Decision, Question};
+use crate::operate::Waited;
 use crate::reload::WatchedSource;
 use crate::token::Keyring;
-use crate::{app, check, logging};
+use crate::{app, check, logging, operate};
 
-/// `explain`: the request would be refused.
-const REFUSED: u8 = 1;
+/// The answer to a question is no: the request would be refused, the process is not ready.
+const NO: u8 = 1;
 /// `EX_USAGE`: the command line is wrong.
 const USAGE: u8 = 64;
-/// `EX_UNAVAILABLE`: keys or upstream are out of reach.
+/// `EX_UNAVAILABLE`: keys, upstream or the running process are out of reach.
 const UNAVAILABLE: u8 = 69;
 /// `EX_SOFTWARE`: the program could not run, or broke.
 const SOFTWARE: u8 = 70;
@@ -48,6 +50,14 @@ enum Command {
     },
     /// Read a token on standard input and say step by step what is decided about it, and why
     Explain(Explain),
+    /// Ask the running process whether it is ready
+    Healthcheck,
+    /// Make the running process unready while it goes on serving
+    Drain {
+        /// Return when the drain has come as far as a preStop hook needs
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -148,12 +158,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
         return ExitCode::from(USAGE);
     }
-    let mut source = WatchedSource::new(source(cli.settings));
-    let loaded = source.load();
+    let source = source(cli.settings);
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run_proxy(source, loaded),
-        Command::Check { online } => run_check(loaded, online),
-        Command::Explain(arguments) => run_explain(loaded, &arguments),
+        Command::Run => run_proxy(WatchedSource::new(source)),
+        Command::Check { online } => run_check(source.load(), online),
+        Command::Explain(arguments) => run_explain(source.load(), &arguments),
+        Command::Healthcheck => run_healthcheck(&source),
+        Command::Drain { wait } => run_drain(&source, wait),
     }
 }
 
@@ -171,7 +182,8 @@ fn source(settings: Settings) -> Source {
     }
 }
 
-fn run_proxy(source: WatchedSource, loaded: Loaded) -> ExitCode {
+fn run_proxy(mut source: WatchedSource) -> ExitCode {
+    let loaded = source.load();
     let config = match loaded.config {
         Ok(config) => config,
         Err(errors) => {
@@ -221,28 +233,89 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
 }
 
 fn check_online(config: &Config) -> ExitCode {
+    wait_for(async {
+        let (fine, wrong) = check::online(config).await;
+        print("");
+        for line in fine {
+            print(&line);
+        }
+        for line in &wrong {
+            print_error(&format!("unreachable: {line}"));
+        }
+        if wrong.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(UNAVAILABLE)
+        }
+    })
+}
+
+fn run_healthcheck(source: &Source) -> ExitCode {
+    let (admin, _) = match admin_listener(source) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    wait_for(async {
+        match operate::healthcheck(admin).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                print_error(&format!("authgate: {error}"));
+                ExitCode::from(NO)
+            }
+        }
+    })
+}
+
+fn run_drain(source: &Source, wait: bool) -> ExitCode {
+    let (admin, timeouts) = match admin_listener(source) {
+        Ok(found) => found,
+        Err(code) => return code,
+    };
+    wait_for(async {
+        let drained = if wait {
+            operate::drain_and_wait(admin, &timeouts).await
+        } else {
+            operate::drain(admin).await.map(|()| Waited::Idle)
+        };
+        match drained {
+            Ok(Waited::Idle | Waited::Ended) => ExitCode::SUCCESS,
+            Ok(Waited::TimedOut(requests)) => {
+                print_error(&format!(
+                    "authgate: timeouts.drain is over; requests still running: {requests}"
+                ));
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                print_error(&format!("authgate: {error}"));
+                ExitCode::from(UNAVAILABLE)
+            }
+        }
+    })
+}
+
+/// Where the running process answers, or the exit code of not knowing.
+fn admin_listener(source: &Source) -> Result<(SocketAddr, config::Timeouts), ExitCode> {
+    let operation = source.load_operation().map_err(|errors| {
+        report("error", &errors);
+        ExitCode::from(CONFIG)
+    })?;
+    let Some(admin) = operation.admin else {
+        print_error("authgate: admin is \"off\", so there is nobody to ask");
+        return Err(ExitCode::from(CONFIG));
+    };
+    Ok((admin, operation.timeouts))
+}
+
+fn wait_for(task: impl Future<Output = ExitCode>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    match runtime {
+        Ok(runtime) => runtime.block_on(task),
         Err(error) => {
             print_error(&format!("authgate: {error}"));
-            return ExitCode::from(SOFTWARE);
+            ExitCode::from(SOFTWARE)
         }
-    };
-    let (fine, wrong) = runtime.block_on(check::online(config));
-    print("");
-    for line in fine {
-        print(&line);
-    }
-    for line in &wrong {
-        print_error(&format!("unreachable: {line}"));
-    }
-    if wrong.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(UNAVAILABLE)
     }
 }
 
@@ -311,7 +384,7 @@ fn run_explain(loaded: Loaded, arguments: &Explain) -> ExitCode {
     }
     match story.decision {
         Decision::Pass => ExitCode::SUCCESS,
-        Decision::Refuse => ExitCode::from(REFUSED),
+        Decision::Refuse => ExitCode::from(NO),
         Decision::Unknown => ExitCode::from(UNAVAILABLE),
     }
 }

@@ -23,8 +23,8 @@
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`], [`certificate`]. Above them:
 //! [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
-//! configuration in the running process), [`admin`] (probes and metrics), [`check`], [`explain`] (the
-//! decision about one request, told), [`logging`], [`cli`].
+//! configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
+//! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`], [`cli`].
 //!
 //! # Invariants
 //!
@@ -87,6 +87,7 @@ pub mod keys;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod operate;
 pub mod policy;
 pub mod proxy;
 pub mod random;

@@ -281,6 +281,12 @@ impl Metrics {
         self.in_flight.inc();
     }
 
+    /// How many requests are not over.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> i64 {
+        self.in_flight.get()
+    }
+
     /// The head of its answer goes out.
     pub fn on_first_byte(&self, after: Duration) {
         self.first_byte.observe(after.as_secs_f64());

@@ -154,6 +154,19 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         &[],
     ),
     (
+        "operate",
+        &["config"],
+        &[
+            "bytes",
+            "http",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
+            "serde_json",
+            "tokio",
+        ],
+    ),
+    (
         "explain",
         &[
             "authorized",
@@ -207,17 +220,18 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "cli",
         &[
-            "app", "check", "clock", "config", "explain", "logging", "reload", "token",
+            "app", "check", "clock", "config", "explain", "logging", "operate", "reload", "token",
         ],
         &["clap", "tokio", "tracing"],
     ),
 ];
 
 /// Files that may name a status code: the exits for answers, and what reads the upstream's.
-const STATUS_CODES: [&str; 8] = [
+const STATUS_CODES: [&str; 9] = [
     "admin.rs",
     "keys/fetch.rs",
     "listener/activity.rs",
+    "operate.rs",
     "proxy/access_log.rs",
     "proxy/mod.rs",
     "proxy/respond.rs",

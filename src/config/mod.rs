@@ -140,14 +140,9 @@ pub fn load_text(
     overrides: &Overrides,
     environment: Environment<'_>,
 ) -> Loaded {
-    let table = match text.parse::<toml::Table>() {
+    let table = match parse(name, text) {
         Ok(table) => table,
-        Err(error) => {
-            return unreadable(Problem {
-                path: name.to_owned(),
-                message: format!("is not TOML: {error}"),
-            });
-        }
+        Err(problem) => return unreadable(problem),
     };
     let mut problems = Problems::default();
     let mut sources = Sources::new(environment);
@@ -160,6 +155,41 @@ pub fn load_text(
         config,
         warnings: problems.warnings,
         notes: sources.notes,
+    }
+}
+
+/// What a command needs to know that speaks to the running process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// Where the process answers probes; `None` for `"off"`.
+    pub admin: Option<SocketAddr>,
+    /// Its patience; the two that a drain is measured by.
+    pub timeouts: Timeouts,
+}
+
+/// Loads as much of the configuration as an [`Operation`] takes. The rest need not be there: a
+/// container that only asks how the process is has no use for `AUTH0_DOMAIN`.
+///
+/// # Errors
+///
+/// Every problem of these parts.
+pub fn load_operation(
+    file: Option<&Path>,
+    overrides: &Overrides,
+    environment: Environment<'_>,
+) -> Result<Operation, Vec<Problem>> {
+    let table = match file {
+        None => Ok(toml::Table::new()),
+        Some(path) => read_file(path).and_then(|text| parse(&path.display().to_string(), &text)),
+    };
+    let mut root = Section::root(table.map_err(|problem| vec![problem])?);
+    let mut problems = Problems::default();
+    let mut sources = Sources::new(environment);
+    let admin = admin(&mut root, overrides, &mut sources, &mut problems);
+    let timeouts = network::timeouts(root.section("timeouts", &mut problems), &mut problems);
+    match admin {
+        Ok(admin) if problems.errors.is_empty() => Ok(Operation { admin, timeouts }),
+        _ => Err(problems.errors),
     }
 }
 
@@ -195,6 +225,15 @@ impl Source {
             ));
         }
         loaded
+    }
+
+    /// Loads what an [`Operation`] takes.
+    ///
+    /// # Errors
+    ///
+    /// Every problem of these parts.
+    pub fn load_operation(&self) -> Result<Operation, Vec<Problem>> {
+        load_operation(self.file().as_deref(), &self.overrides, &environment)
     }
 }
 
@@ -232,6 +271,13 @@ fn read_file(path: &Path) -> Result<String, Problem> {
         return Err(problem("is larger than 4 MiB".to_owned()));
     }
     std::fs::read_to_string(path).map_err(|error| problem(format!("cannot be read: {error}")))
+}
+
+fn parse(name: &str, text: &str) -> Result<toml::Table, Problem> {
+    text.parse().map_err(|error: toml::de::Error| Problem {
+        path: name.to_owned(),
+        message: format!("is not TOML: {error}"),
+    })
 }
 
 fn read(
@@ -344,18 +390,7 @@ fn addresses(
             Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8080))),
             |value| network::listen_address(&value, problems),
         );
-    let admin = sources
-        .top_level(
-            "admin",
-            overrides.admin.as_ref(),
-            "AUTHGATE_ADMIN",
-            root,
-            problems,
-        )
-        .map_or(
-            Ok(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))),
-            |value| network::admin_address(&value, problems),
-        );
+    let admin = admin(root, overrides, sources, problems);
     let upstream = sources
         .top_level(
             "upstream",
@@ -378,6 +413,27 @@ fn addresses(
         admin,
         upstream,
     }
+}
+
+/// Where probes connect; `None` for `"off"`. Fails when a problem was reported.
+fn admin(
+    root: &mut Section,
+    overrides: &Overrides,
+    sources: &mut Sources<'_>,
+    problems: &mut Problems,
+) -> Result<Option<SocketAddr>, ()> {
+    sources
+        .top_level(
+            "admin",
+            overrides.admin.as_ref(),
+            "AUTHGATE_ADMIN",
+            root,
+            problems,
+        )
+        .map_or(
+            Ok(Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9090)))),
+            |value| network::admin_address(&value, problems),
+        )
 }
 
 /// Where Mastra listens.

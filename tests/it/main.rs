@@ -26,6 +26,7 @@ mod issuer;
 mod keys;
 mod life;
 mod metrics;
+mod operate;
 mod regressions;
 mod reload;
 mod rules;

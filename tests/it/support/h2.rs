@@ -1,6 +1,7 @@
 //! An HTTP/2 client with prior knowledge, in clear text.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -12,6 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::wire::within;
+
+/// How often a wait looks for a change that nothing announces.
+const TICK: Duration = Duration::from_millis(20);
 
 /// One HTTP/2 connection. A clone is the same connection.
 #[derive(Clone)]
@@ -40,6 +44,16 @@ impl H2 {
             let _failed = connection.await;
         });
         Self { sender }
+    }
+
+    /// Waits until the other side has let go of the connection.
+    pub async fn closed(&mut self) {
+        within("the end of the connection", async {
+            while !self.sender.is_closed() {
+                tokio::time::sleep(TICK).await;
+            }
+        })
+        .await;
     }
 
     /// Sends a request whose URI is absolute, as HTTP/2 wants.
