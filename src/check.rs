@@ -8,6 +8,7 @@ use crate::config::{Config, KeySource, LogFormat};
 use crate::cors::Origins;
 use crate::jose::{KeySet, SkippedKey};
 use crate::keys::Fetcher;
+use crate::listening;
 use crate::policy::{Access, Condition, Methods};
 use crate::tls::{HTTP_1_1, Roots};
 use crate::token::{IssuerKeys, Keyring, TypPolicy};
@@ -319,6 +320,18 @@ pub async fn keyring(config: &Config) -> (Keyring, Vec<String>, Vec<String>) {
 
 fn is_left_out(issuer: &str, key: &SkippedKey) -> String {
     format!("{issuer}: key {} is left out: {}", key.index, key.reason)
+}
+
+/// Warns of an upstream that clients may reach around the proxy. Whoever shares its network namespace, as
+/// the containers of a pod do, shares its interfaces too.
+#[must_use]
+pub fn exposure(config: &Config) -> Option<String> {
+    let port = config.upstream.loopback_port()?;
+    listening::on_every_interface(port).then(|| {
+        format!(
+            "upstream: something listens on port {port} of every interface and not on loopback only: whoever reaches it goes around authgate and can claim to be anybody; bind the agent to 127.0.0.1 (Mastra: server.host or MASTRA_HOST)"
+        )
+    })
 }
 
 /// Fetches every key set and connects to the upstream, once each. The first list is what went well,

@@ -224,6 +224,9 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
         print_error(&format!("error: {error}"));
         return ExitCode::from(CONFIG);
     }
+    if let Some(warning) = check::exposure(&config) {
+        print_error(&format!("warning: {warning}"));
+    }
     print(check::describe(&config).trim_end());
     if online {
         check_online(&config)

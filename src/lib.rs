@@ -21,7 +21,8 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`descriptors`], [`metrics`], [`tls`], [`certificate`]. Above them:
+//! as a state machine), [`random`], [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
+//! [`certificate`]. Above them:
 //! [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
 //! configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`], [`cli`].
@@ -85,6 +86,7 @@ pub mod identity;
 pub mod jose;
 pub mod keys;
 pub mod listener;
+pub mod listening;
 pub mod logging;
 pub mod metrics;
 pub mod operate;

@@ -45,6 +45,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     // I/O.
     ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
+    ("listening", &[], &[]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
@@ -149,7 +150,15 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "check",
         &[
-            "config", "cors", "jose", "keys", "policy", "tls", "token", "upstream",
+            "config",
+            "cors",
+            "jose",
+            "keys",
+            "listening",
+            "policy",
+            "tls",
+            "token",
+            "upstream",
         ],
         &[],
     ),

@@ -98,6 +98,19 @@ impl std::fmt::Display for UpstreamProtocol {
     }
 }
 
+impl UpstreamAddress {
+    /// The TCP port on this machine, where it is one.
+    #[must_use]
+    pub fn loopback_port(&self) -> Option<u16> {
+        match self {
+            Self::Http { host, port } | Self::Https { host, port } => {
+                is_loopback(host).then_some(*port)
+            }
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 /// Whether a host is this machine itself.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -6,6 +6,7 @@ use std::process::Output;
 use tempfile::TempDir;
 
 use crate::issuer::Issuer;
+use crate::issuer::port::Port;
 use crate::issuer::tokens::AUDIENCE;
 use crate::support::proxy::{program, run_to_end};
 use crate::support::{Findings, Request, Setup, Upstream};
@@ -294,6 +295,45 @@ async fn every_shipped_configuration_loads() {
             printed(&output)
         );
     }
+}
+
+/// An agent on every interface can be reached around the proxy, whatever name the upstream has here.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn check_warns_of_an_upstream_that_listens_on_every_interface() {
+    let open_v4 = std::net::TcpListener::bind("0.0.0.0:0").expect("a listener");
+    let open_v6 = std::net::TcpListener::bind("[::]:0").expect("a listener");
+    let shut_v4 = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let shut_v6 = std::net::TcpListener::bind("[::1]:0").expect("a listener");
+    let nobody = Port::reserve();
+    let port = |listener: &std::net::TcpListener| listener.local_addr().expect("its port").port();
+    let mut findings = Findings::default();
+    for (host, port, warned) in [
+        ("http://127.0.0.1", port(&open_v4), true),
+        ("http://127.0.0.2", port(&open_v4), true),
+        ("https://localhost", port(&open_v4), true),
+        ("http://[::1]", port(&open_v6), true),
+        ("http://localhost", port(&open_v6), true),
+        ("http://127.0.0.1", port(&shut_v4), false),
+        ("http://localhost", port(&shut_v4), false),
+        ("http://[::1]", port(&shut_v6), false),
+        ("http://127.0.0.1", nobody.address().port(), false),
+        // Elsewhere, the port says nothing.
+        ("http://192.0.2.7", port(&open_v4), false),
+        ("https://agent.internal", port(&open_v4), false),
+    ] {
+        let output = check(&format!("upstream = \"{host}:{port}\"\n{VALID}")).await;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected =
+            format!("warning: upstream: something listens on port {port} of every interface");
+        let case = format!("{host}:{port}");
+        findings.check(&case, output.status.code() == Some(0), || printed(&output));
+        findings.check(&case, told.starts_with(&expected) == warned, || {
+            told.clone()
+        });
+        findings.check(&case, warned || told.is_empty(), || told.clone());
+    }
+    findings.assert_none();
 }
 
 #[tokio::test]
