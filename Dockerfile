@@ -37,6 +37,8 @@ WORKDIR /source
 # Cargo wants to see the benchmark that the manifest names, although it builds the program only.
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+# The schema takes its words from it.
+COPY config/reference.toml config/
 COPY benches benches
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/source/target,id=authgate-$TARGETARCH \

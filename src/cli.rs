@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, Loaded, Overrides, Source};
@@ -14,7 +15,7 @@ use crate::explain::{self, Decision, Question};
 use crate::operate::Waited;
 use crate::reload::WatchedSource;
 use crate::token::Keyring;
-use crate::{app, check, logging, operate};
+use crate::{app, check, logging, manual, operate};
 
 /// The answer to a question is no: the request would be refused, the process is not ready.
 const NO: u8 = 1;
@@ -27,10 +28,10 @@ const SOFTWARE: u8 = 70;
 /// `EX_CONFIG`: the configuration is wrong.
 const CONFIG: u8 = 78;
 
-/// Authenticating reverse proxy: lets a request through to an AI-agent backend only with a valid
-/// Auth0 access token that satisfies the configured rules, and tells the backend who is asking.
+/// Authenticating reverse proxy in front of an AI-agent backend
 #[derive(Debug, Parser)]
 #[command(name = "authgate", version, args_conflicts_with_subcommands = false)]
+#[command(long_about = manual::ABOUT, after_long_help = manual::AFTER)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -43,6 +44,9 @@ enum Command {
     /// Start the proxy (the default)
     Run,
     /// Load the configuration, report every problem, print what it means
+    ///
+    /// Every problem is told at once, with its place in the file and how to mend it. What is printed are the
+    /// settings in force and the routes in words.
     Check {
         /// Also fetch the keys and reach the upstream
         #[arg(long)]
@@ -51,12 +55,30 @@ enum Command {
     /// Read a token on standard input and say step by step what is decided about it, and why
     Explain(Explain),
     /// Ask the running process whether it is ready
+    ///
+    /// For images without a shell: it asks /readyz on the admin listener, over loopback where that is on every
+    /// interface. Exits with 0 when ready; with 1 when not, or without an answer within 2 s; with 78 when
+    /// admin is off.
     Healthcheck,
     /// Make the running process unready while it goes on serving
+    ///
+    /// For preStop hooks in images without a shell: it sends POST /drain to the admin listener. The process
+    /// is not ready any more and tells its clients to go elsewhere; it refuses nothing and does not end. A
+    /// second drain changes nothing. Exits with 69 without an answer, with 78 when admin is off.
     Drain {
-        /// Return when the drain has come as far as a preStop hook needs
+        /// Return when timeouts.linger is over and no request is running; after timeouts.drain at the
+        /// latest, or when the process has ended
         #[arg(long)]
         wait: bool,
+    },
+    /// Print the JSON Schema of the configuration file
+    ///
+    /// Editors check and complete with it. A file that begins with "#:schema ./authgate.schema.json" names it.
+    Schema,
+    /// Print what a shell needs to complete commands and flags
+    Completions {
+        /// The shell
+        shell: Shell,
     },
 }
 
@@ -165,6 +187,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Explain(arguments) => run_explain(source.load(), &arguments),
         Command::Healthcheck => run_healthcheck(&source),
         Command::Drain { wait } => run_drain(&source, wait),
+        Command::Schema => {
+            print(&format!("{:#}", config::schema()));
+            ExitCode::SUCCESS
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "authgate", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end());
+            ExitCode::SUCCESS
+        }
     }
 }
 

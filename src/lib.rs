@@ -22,10 +22,10 @@
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
-//! [`certificate`]. Above them:
-//! [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
+//! [`certificate`]. Above them: [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
 //! configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
-//! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`], [`cli`].
+//! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
+//! [`cli`] with its `manual`.
 //!
 //! # Invariants
 //!
@@ -88,6 +88,7 @@ pub mod keys;
 pub mod listener;
 pub mod listening;
 pub mod logging;
+mod manual;
 pub mod metrics;
 pub mod operate;
 pub mod policy;

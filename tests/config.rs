@@ -139,9 +139,14 @@ fn the_manifest_holds_a_file_that_loads() {
 /// What README.md shows is what the program takes, whole files and fragments alike.
 #[test]
 fn every_snippet_of_the_readme_loads() {
-    let Ok(readme) = std::fs::read_to_string(root().join("README.md")) else {
-        return;
-    };
+    for (place, snippet) in snippets() {
+        must_load(&place, load(&complete(&snippet)));
+    }
+}
+
+/// The TOML in README.md, each with its place.
+fn snippets() -> Vec<(String, String)> {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
     let mut snippets: Vec<(usize, String)> = Vec::new();
     let mut inside = false;
     for (number, line) in (1..).zip(readme.lines()) {
@@ -161,9 +166,10 @@ fn every_snippet_of_the_readme_loads() {
         }
     }
     assert!(snippets.len() >= 5, "only {} snippets", snippets.len());
-    for (number, snippet) in snippets {
-        must_load(&format!("README.md:{number}"), load(&complete(&snippet)));
-    }
+    let named = snippets.into_iter();
+    named
+        .map(|(number, snippet)| (format!("README.md:{number}"), snippet))
+        .collect()
 }
 
 // The reference file.
@@ -177,7 +183,7 @@ fn reference_with_examples() -> Table {
     let text: String = reference()
         .lines()
         .map(|line| match line.strip_prefix('#') {
-            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            Some(setting) if !setting.is_empty() && !setting.starts_with([' ', ':']) => setting,
             // The lines within an example that has several.
             Some(setting) if setting.starts_with("    {") => setting,
             _ => line,
@@ -218,6 +224,8 @@ fn the_reference_is_complete() {
         unknown = 1
         [auth0.keys]
         unknown = 1
+        [cors]
+        unknown = 1
         [identity]
         unknown = 1
         [limits]
@@ -253,6 +261,7 @@ fn the_reference_is_complete() {
             "",
             "auth0",
             "auth0.keys",
+            "cors",
             "identity",
             "limits",
             "require",
@@ -512,7 +521,18 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("streams.grace = \"5m\"", "streams.grace", "known here: expiry_grace"),
     ("streams.expiry_grace = \"off\"", "streams.expiry_grace", "or \"never\""),
 
+    // Pages on other origins.
+    ("cors.origin = []", "cors.origin", "known here: origins, enforce_origin, max_age"),
+    ("cors.origins = [\"app.example.com\"]", "cors.origins", "is not an origin; write scheme and host"),
+    ("cors.origins = [\"https://app.example.com/page\"]", "cors.origins", "is not an origin"),
+    ("cors.origins = [\"*\", \"https://app.example.com\"]", "cors.origins", "\"*\" stands alone"),
+    ("cors.enforce_origin = true", "cors.enforce_origin", "needs a list of exact origins"),
+    ("cors = { origins = \"*\", enforce_origin = true }", "cors.enforce_origin", "needs a list of exact origins"),
+    ("cors.max_age = \"25h\"", "cors.max_age", "is more than 24h, which no browser keeps"),
+    ("cors.max_age = 600", "cors.max_age", "write a duration"),
+
     // What the upstream is told.
+    ("identity.strip = [\"host\"]", "identity.strip", "host cannot be stripped: the request would mean another one"),
     ("identity.subject_header = \"x user\"", "identity.subject_header", "\"x user\" is not a header name"),
     ("identity.subject_header = \"Host\"", "identity.subject_header", "host has a meaning in HTTP and cannot carry identity"),
     ("identity.subject_header = \"content_length\"", "identity.subject_header", "cannot carry identity; choose one such as \"x-forwarded-user\""),
@@ -624,57 +644,220 @@ fn what_is_only_doubtful_is_a_warning() {
 }
 
 /// The other side of the tables above: values at the edge of what is refused.
+#[rustfmt::skip]
+const UNUSUAL: &[&str] = &[
+    "listen = \":8080\"",
+    "listen = \"localhost:8080\"",
+    "listen = \"[::1]:8080\"",
+    "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"",
+    "listen = \"\"",
+    "admin = \"off\"",
+    "workers = 1",
+    "workers = \"256\"",
+    "log = \"warn,authgate=debug\"",
+    "trusted_proxies = [\"10.0.0.0/8\", \"::1\", \"192.0.2.7\"]",
+    "allowed_hosts = []",
+    "allowed_hosts = \"agents.example.com\"",
+    "allowed_hosts = [\"agents.example.com\", \"agents.example.com:8443\", \"[::1]:8080\", \"localhost\"]",
+    "upstream = \"http://127.0.0.1:4111/\"",
+    "upstream = \"https://agent.internal\"",
+    "upstream = \"http://[::1]:4111\"",
+    "upstream = \"unix:/run/agent.sock\"",
+    "upstream = \"https://127.0.0.1:8080\"",
+    "auth0.domain = [\"your-tenant.us.auth0.com\", \"login.your-company.com\"]",
+    "auth0.domain = \"localhost:8443\"",
+    "auth0.domain = \"[::1]:8443\"",
+    "auth0.audience = [\"https://your-api.com\", \"urn:your-other-api\"]",
+    "auth0.algorithms = [\"RS256\", \"PS256\", \"ES256\", \"EdDSA\"]",
+    "auth0.clock_tolerance = \"60s\"",
+    "auth0.clock_tolerance = \"0s\"",
+    "auth0.keys.url = \"http://127.0.0.1:9/jwks.json\"",
+    "auth0.keys.url = \"http://[::1]:9/jwks.json\"",
+    "auth0.keys.serve_stale = \"0s\"",
+    "auth0 = { domain = [\"a.auth0.com\", \"b.auth0.com\"], keys.refresh = \"5m\" }",
+    "timeouts.linger = \"0s\"",
+    "streams.expiry_grace = \"never\"",
+    "streams.expiry_grace = \"0s\"",
+    "token_sources = { query_parameter = \"access_token\", websocket_protocol = true }",
+    "limits.headers = 10000",
+    "limits.header_bytes = \"8KiB\"",
+    "limits.body_bytes = \"10MiB\"",
+    "identity.strip = []",
+    "identity.subject_header = \"Remote-User\"",
+    "identity.headers.x-actor = [\"act\", \"sub\"]",
+    "require = {}",
+    "require.claims = [{ claim = \"a.b/c\", one_of = [1, 2.5] }]",
+    "[[route]]\npath = \"/\"\n[[route]]\npath = \"/**\"",
+    "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\n[[route]]\npath = \"/A\"",
+    "[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"",
+    "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
+];
+
 #[test]
 fn what_is_unusual_but_right_loads() {
-    for fragment in [
-        "listen = \":8080\"",
-        "listen = \"localhost:8080\"",
-        "listen = \"[::1]:8080\"",
-        "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"",
-        "listen = \"\"",
-        "admin = \"off\"",
-        "workers = 1",
-        "workers = \"256\"",
-        "log = \"warn,authgate=debug\"",
-        "trusted_proxies = [\"10.0.0.0/8\", \"::1\", \"192.0.2.7\"]",
-        "allowed_hosts = []",
-        "allowed_hosts = \"agents.example.com\"",
-        "allowed_hosts = [\"agents.example.com\", \"agents.example.com:8443\", \"[::1]:8080\", \"localhost\"]",
-        "upstream = \"http://127.0.0.1:4111/\"",
-        "upstream = \"https://agent.internal\"",
-        "upstream = \"http://[::1]:4111\"",
-        "upstream = \"unix:/run/agent.sock\"",
-        "upstream = \"https://127.0.0.1:8080\"",
-        "auth0.domain = [\"your-tenant.us.auth0.com\", \"login.your-company.com\"]",
-        "auth0.domain = \"localhost:8443\"",
-        "auth0.domain = \"[::1]:8443\"",
-        "auth0.audience = [\"https://your-api.com\", \"urn:your-other-api\"]",
-        "auth0.algorithms = [\"RS256\", \"PS256\", \"ES256\", \"EdDSA\"]",
-        "auth0.clock_tolerance = \"60s\"",
-        "auth0.clock_tolerance = \"0s\"",
-        "auth0.keys.url = \"http://127.0.0.1:9/jwks.json\"",
-        "auth0.keys.url = \"http://[::1]:9/jwks.json\"",
-        "auth0.keys.serve_stale = \"0s\"",
-        "auth0 = { domain = [\"a.auth0.com\", \"b.auth0.com\"], keys.refresh = \"5m\" }",
-        "timeouts.linger = \"0s\"",
-        "streams.expiry_grace = \"never\"",
-        "streams.expiry_grace = \"0s\"",
-        "token_sources = { query_parameter = \"access_token\", websocket_protocol = true }",
-        "limits.headers = 10000",
-        "limits.header_bytes = \"8KiB\"",
-        "limits.body_bytes = \"10MiB\"",
-        "identity.strip = []",
-        "identity.subject_header = \"Remote-User\"",
-        "identity.headers.x-actor = [\"act\", \"sub\"]",
-        "require = {}",
-        "require.claims = [{ claim = \"a.b/c\", one_of = [1, 2.5] }]",
-        "[[route]]\npath = \"/\"\n[[route]]\npath = \"/**\"",
-        "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\n[[route]]\npath = \"/A\"",
-        "[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"",
-        "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
-    ] {
+    for fragment in UNUSUAL {
         must_load(fragment, load(&complete(fragment)));
     }
+}
+
+// The schema.
+
+/// What a schema cannot see, by words of the message that the program has for it. It knows the form of each
+/// text, and not what the text means, what else is in the file, or in another text.
+const UNSEEN: &[(&str, &str)] = &[
+    (
+        "is not an address",
+        "the host of an address, and the range of its port",
+    ),
+    ("is not a log filter", "a language of its own"),
+    ("is not a network", "numbers within a text"),
+    ("is not a host", "host names"),
+    ("holds \"A.EXAMPLE\" twice", "two spellings of one host"),
+    ("has no usable host and port", "numbers within a text"),
+    ("needs trusted_proxies", "another key"),
+    ("authgate itself listens", "another key"),
+    ("is the same address as listen", "another key"),
+    ("begins with http://", "host names"),
+    ("holds a path or query: write", "host names"),
+    ("holds user information: write", "host names"),
+    ("holds a space", "host names"),
+    (
+        "the Auth0 domain is required",
+        "the environment may have it",
+    ),
+    (
+        "the API's audience is required",
+        "the environment may have it",
+    ),
+    ("is more than 60s", "amounts with units"),
+    ("is more than 24h", "amounts with units"),
+    ("is less than 8KiB", "amounts with units"),
+    ("must be more than zero, or", "amounts with units"),
+    ("\"99999999999999999999s\"", "amounts with units"),
+    ("is for loopback addresses only", "addresses"),
+    ("write an https:// URL", "URLs"),
+    ("is not a URL", "URLs"),
+    ("must not hold user information", "URLs"),
+    ("auth0.keys.file are both set", "another key"),
+    ("stands beside several domains", "another key"),
+    ("is a parameter's name", "names in queries"),
+    ("is not a header name", "names in HTTP"),
+    ("cannot carry identity", "names with a meaning in HTTP"),
+    ("is used for two headers", "another key"),
+    ("cannot be stripped", "names with a meaning in HTTP"),
+    ("needs auth0.roles_claim", "another key"),
+    (
+        "is an empty condition",
+        "tables without keys are right elsewhere",
+    ),
+    ("is not an origin", "origins"),
+    ("needs a list of exact origins", "another key"),
+    ("\"*\" stands alone", "what else is in the list"),
+    ("can never match", "paths"),
+    ("the query takes no part", "paths"),
+    ("patterns are written without percent-encoding", "paths"),
+    ("cannot stand in a pattern", "paths"),
+    ("stands for a whole segment", "paths"),
+    ("names \"GET\" twice", "what else is in the list"),
+    ("makes no sense beside access", "another key"),
+    ("has the same path", "another route"),
+];
+
+fn validator() -> jsonschema::Validator {
+    jsonschema::draft202012::new(&config::schema()).expect("a schema")
+}
+
+fn schema_problems(validator: &jsonschema::Validator, text: &str) -> Vec<String> {
+    let table: Table = text
+        .parse()
+        .unwrap_or_else(|error| panic!("{error}\nin\n{text}"));
+    let json = serde_json::to_value(table).expect("JSON");
+    let errors = validator.iter_errors(&json);
+    errors
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect()
+}
+
+#[test]
+fn the_schema_is_one() {
+    let schema = config::schema();
+    jsonschema::meta::validate(&schema).expect("a JSON Schema");
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+}
+
+#[test]
+fn the_schema_accepts_whatever_loads() {
+    let mut texts = snippets();
+    for file in shipped() {
+        let text = std::fs::read_to_string(&file).expect("a file");
+        texts.push((file.display().to_string(), text));
+    }
+    texts.push((
+        "the examples".to_owned(),
+        reference_with_examples().to_string(),
+    ));
+    let unusual = UNUSUAL
+        .iter()
+        .chain(DOUBTS.iter().map(|(fragment, ..)| fragment));
+    texts.extend(unusual.map(|text| ((*text).to_owned(), complete(text))));
+    let mut wrong = String::new();
+    let validator = validator();
+    for (place, text) in texts {
+        for problem in schema_problems(&validator, &text) {
+            wrong.push_str(&format!("{place}: {problem}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+#[test]
+fn the_schema_rejects_every_mistake_that_it_can_see() {
+    let mut wrong = String::new();
+    let mut used = BTreeSet::new();
+    let validator = validator();
+    for (fragment, ..) in MISTAKES {
+        let text = complete(fragment);
+        if !schema_problems(&validator, &text).is_empty() {
+            continue;
+        }
+        let message = joined(&errors(load(&text)));
+        match UNSEEN.iter().find(|(part, _)| message.contains(part)) {
+            Some((part, _)) => _ = used.insert(*part),
+            None => wrong.push_str(&format!("not seen: {fragment}\n{message}")),
+        }
+    }
+    for (part, _) in UNSEEN {
+        if !used.contains(part) {
+            wrong.push_str(&format!("seen after all: {part}\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+/// Defaults and descriptions are for people in front of an editor.
+#[test]
+fn the_schema_explains_every_key() {
+    let schema = config::schema();
+    let mut described = 0;
+    let mut wrong = String::new();
+    let mut tables = vec![("", &schema), ("condition", &schema["$defs"]["condition"])];
+    while let Some((name, table)) = tables.pop() {
+        for (key, property) in table["properties"].as_object().expect("properties") {
+            if property["properties"].is_object() {
+                tables.push((key, property));
+            } else if property["description"].as_str().is_none_or(str::is_empty) {
+                wrong.push_str(&format!("{name}.{key}\n"));
+            }
+            described += 1;
+        }
+    }
+    assert!(described > 70, "only {described} keys");
+    assert!(wrong.is_empty(), "nothing is said of\n{wrong}");
+    let refresh = &schema["properties"]["auth0"]["properties"]["keys"]["properties"]["refresh"];
+    assert_eq!(refresh["default"], "10m");
 }
 
 #[test]

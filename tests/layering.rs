@@ -175,6 +175,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "tokio",
         ],
     ),
+    ("manual", &[], &[]),
     (
         "explain",
         &[
@@ -229,9 +230,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "cli",
         &[
-            "app", "check", "clock", "config", "explain", "logging", "operate", "reload", "token",
+            "app", "check", "clock", "config", "explain", "logging", "manual", "operate", "reload",
+            "token",
         ],
-        &["clap", "tokio", "tracing"],
+        &["clap", "clap_complete", "tokio", "tracing"],
     ),
 ];
 

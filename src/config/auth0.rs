@@ -7,8 +7,8 @@ use http::Uri;
 
 use super::reader::{Problems, Section};
 use super::rules::{self, ClaimNames};
+use super::schema::Form;
 use super::sources::{Sourced, Sources};
-use super::units;
 use crate::jose::Algorithm;
 use crate::token::{TypPolicy, VerifierSettings};
 
@@ -312,7 +312,11 @@ fn is_host_and_port(text: &str) -> bool {
 
 fn algorithms(section: &mut Section, problems: &mut Problems) -> Vec<Algorithm> {
     let path = section.path_of("algorithms");
-    let Some(names) = section.strings("algorithms", problems) else {
+    let Some(names) = section.strings_of(
+        "algorithms",
+        Form::Words(Algorithm::ALL.map(Algorithm::name).to_vec()),
+        problems,
+    ) else {
         return vec![Algorithm::Rs256];
     };
     if names.is_empty() {
@@ -356,13 +360,7 @@ fn clock_tolerance(section: &mut Section, problems: &mut Problems) -> Duration {
 
 fn max_token_age(section: &mut Section, problems: &mut Problems) -> Option<Duration> {
     let path = section.path_of("max_token_age");
-    let age = section.word_or(
-        "max_token_age",
-        "off",
-        problems,
-        units::duration,
-        units::DURATION_FORM,
-    );
+    let age = section.duration_or("off", "max_token_age", problems);
     if age.is_some_and(|age| age.is_zero()) {
         problems.error(
             path,
@@ -392,24 +390,16 @@ fn keys(
         problems.error(&url_path, "or auth0.keys.file stands beside several domains; each domain's keys are at its own URL, so remove it");
     }
     let duration = |section: &mut Section, key, default, problems: &mut Problems| {
-        let path = section.path_of(key);
-        let value = section.duration(key, problems).unwrap_or(default);
-        if value.is_zero() && key != "serve_stale" {
-            problems.error(path, "must be more than zero");
-        }
-        value
+        section.positive_duration(key, problems).unwrap_or(default)
     };
     let settings = KeySettings {
         ca_file: section.string("ca_file", problems).map(PathBuf::from),
         refresh: duration(&mut section, "refresh", Duration::from_mins(10), problems),
         cooldown: duration(&mut section, "cooldown", Duration::from_secs(30), problems),
         timeout: duration(&mut section, "timeout", Duration::from_secs(5), problems),
-        serve_stale: duration(
-            &mut section,
-            "serve_stale",
-            Duration::from_hours(24),
-            problems,
-        ),
+        serve_stale: section
+            .duration("serve_stale", problems)
+            .unwrap_or(Duration::from_hours(24)),
     };
     section.finish(problems);
     (

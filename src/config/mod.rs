@@ -7,6 +7,7 @@ mod cors;
 mod network;
 mod reader;
 mod rules;
+mod schema;
 mod sources;
 mod units;
 
@@ -22,6 +23,7 @@ pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
+pub use schema::schema;
 pub use sources::{Environment, Overrides};
 
 use crate::certificate::CertificateFiles;
@@ -32,6 +34,7 @@ use crate::identity::IdentitySettings;
 use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
 use crate::token::TokenSources;
 use reader::{Problems, Section};
+use schema::Form;
 use sources::Sources;
 
 /// The most that is read of a configuration file: far more than the largest rule set.
@@ -383,6 +386,7 @@ fn addresses(
             "listen",
             overrides.listen.as_ref(),
             "AUTHGATE_LISTEN",
+            Form::Pattern(r"^\s*$|:[0-9]{1,5}\s*$"),
             root,
             problems,
         )
@@ -396,6 +400,7 @@ fn addresses(
             "upstream",
             overrides.upstream.as_ref(),
             "AUTHGATE_UPSTREAM",
+            Form::Pattern(r"^\s*$|^\s*(https?://[^/?#@\s]+/?|unix:/.*)$"),
             root,
             problems,
         )
@@ -427,6 +432,7 @@ fn admin(
             "admin",
             overrides.admin.as_ref(),
             "AUTHGATE_ADMIN",
+            Form::Pattern(r"^\s*(off\s*)?$|:[0-9]{1,5}\s*$"),
             root,
             problems,
         )
@@ -452,7 +458,7 @@ fn workers(
     problems: &mut Problems,
 ) -> NonZeroUsize {
     // The file may hold a bare number.
-    let file_number = match root.take("workers") {
+    let file_number = match root.take("workers", Form::Threads(network::MOST_WORKERS)) {
         Some(toml::Value::Integer(number)) => Some(toml::Value::String(number.to_string())),
         other => other,
     };
@@ -467,6 +473,7 @@ fn workers(
             "workers",
             overrides.workers.as_ref(),
             "AUTHGATE_WORKERS",
+            Form::Unknown,
             &mut file,
             problems,
         )
@@ -486,6 +493,7 @@ fn logging(
             "log",
             overrides.log.as_ref(),
             "AUTHGATE_LOG",
+            Form::Text,
             root,
             problems,
         )
@@ -503,6 +511,7 @@ fn logging(
             "log_format",
             overrides.log_format.as_ref(),
             "AUTHGATE_LOG_FORMAT",
+            Form::Word(vec!["auto", "text", "json", ""]),
             root,
             problems,
         )
@@ -563,7 +572,7 @@ fn identity(
     }
     let headers_path = section.path_of("headers");
     let mut headers = Vec::new();
-    match section.take("headers") {
+    match section.take("headers", Form::Claims) {
         None => {}
         Some(toml::Value::Table(table)) => {
             for (name, claim) in table {
@@ -668,13 +677,7 @@ fn token_sources(mut section: Section, problems: &mut Problems) -> TokenSources 
 fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duration> {
     const DEFAULT: Duration = Duration::from_mins(5);
     let never = section.is_word("expiry_grace", "never");
-    let grace = section.word_or(
-        "expiry_grace",
-        "never",
-        problems,
-        units::duration,
-        units::DURATION_FORM,
-    );
+    let grace = section.duration_or("never", "expiry_grace", problems);
     section.finish(problems);
     if never {
         None

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 
 use super::reader::{Problems, Section};
 use super::sources::Sourced;
-use super::units;
 use crate::certificate::CertificateFiles;
 use crate::headers::AllowedHost;
 
@@ -155,10 +154,11 @@ pub(super) fn admin_address(
     listen_address(setting, problems).map(Some).ok_or(())
 }
 
+/// More threads than this is a slip of the finger; each has its own pool of connections.
+pub(super) const MOST_WORKERS: usize = 256;
+
 /// `"auto"` or a number of threads.
 pub(super) fn workers(setting: &Sourced, problems: &mut Problems) -> Option<NonZeroUsize> {
-    /// More threads than this is a slip of the finger; each has its own pool of connections.
-    const MOST: usize = 256;
     if setting.value == "auto" {
         return None;
     }
@@ -166,12 +166,12 @@ pub(super) fn workers(setting: &Sourced, problems: &mut Problems) -> Option<NonZ
         .value
         .parse()
         .ok()
-        .filter(|count: &NonZeroUsize| count.get() <= MOST);
+        .filter(|count: &NonZeroUsize| count.get() <= MOST_WORKERS);
     if parsed.is_none() {
         problems.error(
             &setting.source,
             format!(
-                "{:?}: write \"auto\" or a number from 1 to {MOST}",
+                "{:?}: write \"auto\" or a number from 1 to {MOST_WORKERS}",
                 setting.value
             ),
         );
@@ -363,11 +363,19 @@ pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
     let header_path = section.path_of("header_bytes");
     let limits = Limits {
         header_bytes: section.size("header_bytes", problems).unwrap_or(64 * 1024),
-        headers: section.count("headers", problems).unwrap_or(100),
-        uri_bytes: section.size("uri_bytes", problems).unwrap_or(16 * 1024),
-        token_bytes: section.size("token_bytes", problems).unwrap_or(16 * 1024),
-        body_bytes: section.word_or("body_bytes", "off", problems, units::size, units::SIZE_FORM),
-        connections: section.count("connections", problems).unwrap_or(10_000),
+        headers: section
+            .count("headers", MOST_HEADERS, problems)
+            .unwrap_or(100),
+        uri_bytes: section
+            .positive_size("uri_bytes", problems)
+            .unwrap_or(16 * 1024),
+        token_bytes: section
+            .positive_size("token_bytes", problems)
+            .unwrap_or(16 * 1024),
+        body_bytes: section.size_or("off", "body_bytes", problems),
+        connections: section
+            .count("connections", usize::MAX, problems)
+            .unwrap_or(10_000),
     };
     if limits.header_bytes < LEAST_HEADER_BYTES {
         problems.error(
@@ -375,46 +383,30 @@ pub(super) fn limits(mut section: Section, problems: &mut Problems) -> Limits {
             "is less than 8KiB, too little for a request with a token",
         );
     }
-    if limits.headers > MOST_HEADERS {
-        problems.error(
-            section.path_of("headers"),
-            format!("is more than {MOST_HEADERS}"),
-        );
-    }
-    for (key, bytes) in [
-        ("uri_bytes", limits.uri_bytes),
-        ("token_bytes", limits.token_bytes),
-    ] {
-        if bytes == 0 {
-            problems.error(
-                section.path_of(key),
-                "must be more than zero, or every request would be refused",
-            );
-        }
-    }
     section.finish(problems);
     limits
 }
 
 /// Reads `[timeouts]`.
 pub(super) fn timeouts(mut section: Section, problems: &mut Problems) -> Timeouts {
-    let mut duration = |key, seconds| {
-        let path = section.path_of(key);
-        let value = section
-            .duration(key, problems)
-            .unwrap_or(Duration::from_secs(seconds));
-        if value.is_zero() && key != "linger" {
-            problems.error(path, "must be more than zero");
-        }
-        value
-    };
+    fn patience(
+        section: &mut Section,
+        key: &'static str,
+        seconds: u64,
+        problems: &mut Problems,
+    ) -> Duration {
+        let value = section.positive_duration(key, problems);
+        value.unwrap_or(Duration::from_secs(seconds))
+    }
     let timeouts = Timeouts {
-        header: duration("header", 10),
-        idle: duration("idle", 75),
-        connect: duration("connect", 5),
-        response_header: duration("response_header", 300),
-        linger: duration("linger", 5),
-        drain: duration("drain", 25),
+        header: patience(&mut section, "header", 10, problems),
+        idle: patience(&mut section, "idle", 75, problems),
+        connect: patience(&mut section, "connect", 5, problems),
+        response_header: patience(&mut section, "response_header", 300, problems),
+        linger: section
+            .duration("linger", problems)
+            .unwrap_or(Duration::from_secs(5)),
+        drain: patience(&mut section, "drain", 25, problems),
     };
     section.finish(problems);
     timeouts

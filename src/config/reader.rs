@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::schema::{Form, Shape};
 use super::units;
 
 /// Something wrong, or doubtful, in the configuration.
@@ -28,6 +29,8 @@ impl fmt::Display for Problem {
 pub(super) struct Problems {
     pub(super) errors: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
+    /// Every table that was read, and what was asked of it.
+    pub(super) shapes: Vec<Shape>,
 }
 
 impl Problems {
@@ -48,16 +51,21 @@ impl Problems {
 pub(super) struct Section {
     path: String,
     table: Table,
-    known: Vec<&'static str>,
+    kind: Option<&'static str>,
+    known: Vec<(&'static str, Form)>,
+    required: Vec<&'static str>,
+    alternatives: Vec<&'static str>,
 }
 
 impl Section {
     pub(super) const fn root(table: Table) -> Self {
-        Self {
-            path: String::new(),
-            table,
-            known: Vec::new(),
-        }
+        Self::at(String::new(), table)
+    }
+
+    /// Gives the table a kind, for tables that can be in several places, or in themselves.
+    pub(super) const fn of_kind(mut self, kind: &'static str) -> Self {
+        self.kind = Some(kind);
+        self
     }
 
     /// The full path of a key of this table.
@@ -75,15 +83,15 @@ impl Section {
     }
 
     /// Takes a value out, whatever its type.
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Value> {
-        self.know(key);
+    pub(super) fn take(&mut self, key: &'static str, form: Form) -> Option<Value> {
+        self.know(key, form);
         self.table.remove(key)
     }
 
     /// Takes a table out; an absent one is empty.
     pub(super) fn section(&mut self, key: &'static str, problems: &mut Problems) -> Self {
         let path = self.path_of(key);
-        let table = match self.take(key) {
+        let table = match self.take(key, Form::Table) {
             None => Table::new(),
             Some(Value::Table(table)) => table,
             Some(other) => {
@@ -96,8 +104,18 @@ impl Section {
 
     /// Takes an array of tables out; an absent one is empty.
     pub(super) fn sections(&mut self, key: &'static str, problems: &mut Problems) -> Vec<Self> {
+        self.sections_of(key, Form::Tables, problems)
+    }
+
+    /// The same of [`Form::SomeTables`], which is for the caller to check.
+    pub(super) fn sections_of(
+        &mut self,
+        key: &'static str,
+        form: Form,
+        problems: &mut Problems,
+    ) -> Vec<Self> {
         let path = self.path_of(key);
-        let items = match self.take(key) {
+        let items = match self.take(key, form) {
             None => return Vec::new(),
             Some(Value::Array(items)) => items,
             Some(other) => {
@@ -121,24 +139,52 @@ impl Section {
         Self {
             path,
             table,
+            kind: None,
             known: Vec::new(),
+            required: Vec::new(),
+            alternatives: Vec::new(),
         }
     }
 
     pub(super) fn has(&mut self, key: &'static str) -> bool {
-        self.know(key);
+        self.know(key, Form::Unknown);
         self.table.contains_key(key)
     }
 
-    fn know(&mut self, key: &'static str) {
-        if !self.known.contains(&key) {
-            self.known.push(key);
+    /// Whether a key is there that must be.
+    pub(super) fn has_required(&mut self, key: &'static str) -> bool {
+        self.required.push(key);
+        self.has(key)
+    }
+
+    /// How many of these keys are there, of which exactly one must be.
+    pub(super) fn count_alternatives(&mut self, keys: impl Iterator<Item = &'static str>) -> usize {
+        self.alternatives.extend(keys);
+        let given = |key: &&&'static str| self.table.contains_key(**key);
+        self.alternatives.iter().filter(given).count()
+    }
+
+    fn know(&mut self, key: &'static str, form: Form) {
+        match self.known.iter_mut().find(|(name, _)| *name == key) {
+            None => self.known.push((key, form)),
+            Some((_, known)) if *known == Form::Unknown => *known = form,
+            Some(_) => {}
         }
     }
 
     /// Takes a string out. An empty one counts as not set.
     pub(super) fn string(&mut self, key: &'static str, problems: &mut Problems) -> Option<String> {
-        match self.take(key)? {
+        self.string_of(key, Form::Text, problems)
+    }
+
+    /// Takes a string of some form out, which is for the caller to check.
+    pub(super) fn string_of(
+        &mut self,
+        key: &'static str,
+        form: Form,
+        problems: &mut Problems,
+    ) -> Option<String> {
+        match self.take(key, form)? {
             Value::String(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
             other => {
                 problems.error(
@@ -156,12 +202,22 @@ impl Section {
         key: &'static str,
         problems: &mut Problems,
     ) -> Option<Vec<String>> {
-        let value = self.take(key)?;
+        self.strings_of(key, Form::Texts, problems)
+    }
+
+    /// The same of some form, which is for the caller to check.
+    pub(super) fn strings_of(
+        &mut self,
+        key: &'static str,
+        form: Form,
+        problems: &mut Problems,
+    ) -> Option<Vec<String>> {
+        let value = self.take(key, form)?;
         strings(&self.path_of(key), value, problems)
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Problems) -> Option<bool> {
-        match self.take(key)? {
+        match self.take(key, Form::Boolean)? {
             Value::Boolean(value) => Some(value),
             other => {
                 problems.error(
@@ -173,9 +229,14 @@ impl Section {
         }
     }
 
-    /// Takes a positive whole number out.
-    pub(super) fn count(&mut self, key: &'static str, problems: &mut Problems) -> Option<usize> {
-        let value = self.take(key)?;
+    /// Takes a positive whole number out, `most` at most.
+    pub(super) fn count(
+        &mut self,
+        key: &'static str,
+        most: usize,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let value = self.take(key, Form::Count(most))?;
         let count = match &value {
             Value::Integer(number) => usize::try_from(*number).ok().filter(|count| *count > 0),
             _ => None,
@@ -186,6 +247,9 @@ impl Section {
                 format!("is {value}; write a whole number from 1 on"),
             );
         }
+        if count.is_some_and(|count| count > most) {
+            problems.error(self.path_of(key), format!("is more than {most}"));
+        }
         count
     }
 
@@ -194,29 +258,80 @@ impl Section {
         key: &'static str,
         problems: &mut Problems,
     ) -> Option<Duration> {
-        self.parsed(key, problems, units::duration, units::DURATION_FORM)
+        let value = self.take(key, Form::Duration)?;
+        self.parsed(key, &value, problems, units::duration, units::DURATION_FORM)
+    }
+
+    /// A duration that is not zero.
+    pub(super) fn positive_duration(
+        &mut self,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
+        let value = self.take(key, Form::PositiveDuration)?;
+        let duration = self.parsed(key, &value, problems, units::duration, units::DURATION_FORM)?;
+        if duration.is_zero() {
+            problems.error(self.path_of(key), "must be more than zero");
+        }
+        Some(duration)
     }
 
     pub(super) fn size(&mut self, key: &'static str, problems: &mut Problems) -> Option<usize> {
-        self.parsed(key, problems, units::size, units::SIZE_FORM)
+        let value = self.take(key, Form::Size)?;
+        self.parsed(key, &value, problems, units::size, units::SIZE_FORM)
     }
 
-    /// Takes a value out that is `word`, such as `"off"`, or else has another form. `None` for the
-    /// word, and when absent or wrong.
-    pub(super) fn word_or<T>(
+    /// A size that is not zero.
+    pub(super) fn positive_size(
         &mut self,
         key: &'static str,
-        word: &str,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let value = self.take(key, Form::PositiveSize)?;
+        let size = self.parsed(key, &value, problems, units::size, units::SIZE_FORM)?;
+        if size == 0 {
+            problems.error(self.path_of(key), "must be more than zero");
+        }
+        Some(size)
+    }
+
+    /// A duration or a word such as `"off"`. `None` for the word, and when absent or wrong.
+    pub(super) fn duration_or(
+        &mut self,
+        word: &'static str,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<Duration> {
+        let (parse, form) = (units::duration, units::DURATION_FORM);
+        self.word_or(word, key, problems, parse, form, Form::Duration)
+    }
+
+    /// A size or a word, likewise.
+    pub(super) fn size_or(
+        &mut self,
+        word: &'static str,
+        key: &'static str,
+        problems: &mut Problems,
+    ) -> Option<usize> {
+        let (parse, form) = (units::size, units::SIZE_FORM);
+        self.word_or(word, key, problems, parse, form, Form::Size)
+    }
+
+    fn word_or<T>(
+        &mut self,
+        word: &'static str,
+        key: &'static str,
         problems: &mut Problems,
         parse: fn(&str) -> Option<T>,
-        form: &str,
+        written: &str,
+        form: Form,
     ) -> Option<T> {
-        if self.is_word(key, word) {
-            self.take(key);
+        let value = self.take(key, Form::WordOr(word, Box::new(form)))?;
+        if value.as_str() == Some(word) {
             return None;
         }
-        let form = format!("{form}, or \"{word}\"");
-        self.parsed(key, problems, parse, &form)
+        let written = format!("{written}, or \"{word}\"");
+        self.parsed(key, &value, problems, parse, &written)
     }
 
     /// Whether a key holds this very word.
@@ -229,9 +344,10 @@ impl Section {
         &mut self,
         key: &'static str,
         problems: &mut Problems,
-        choices: &[(&str, T)],
+        choices: &[(&'static str, T)],
     ) -> Option<T> {
-        let text = match self.take(key)? {
+        let words = choices.iter().map(|(word, _)| *word).collect();
+        let text = match self.take(key, Form::Word(words))? {
             // An empty one is not absent: a condition that vanished would let everybody pass.
             Value::String(text) => text,
             other => {
@@ -264,24 +380,32 @@ impl Section {
         }
     }
 
-    /// Reports every key that was not read.
+    /// Reports every key that was not read, and notes what was.
     pub(super) fn finish(self, problems: &mut Problems) {
         for key in self.table.keys() {
+            let known: Vec<&str> = self.known.iter().map(|(key, _)| *key).collect();
             problems.error(
                 self.path_of(key),
-                format!("unknown key; known here: {}", self.known.join(", ")),
+                format!("unknown key; known here: {}", known.join(", ")),
             );
         }
+        problems.shapes.push(Shape {
+            path: self.path,
+            kind: self.kind,
+            keys: self.known,
+            required: self.required,
+            alternatives: self.alternatives,
+        });
     }
 
     fn parsed<T>(
-        &mut self,
-        key: &'static str,
+        &self,
+        key: &str,
+        value: &Value,
         problems: &mut Problems,
         parse: fn(&str) -> Option<T>,
         form: &str,
     ) -> Option<T> {
-        let value = self.take(key)?;
         let parsed = value.as_str().and_then(parse);
         if parsed.is_none() {
             problems.error(self.path_of(key), format!("is {value}; write {form}"));

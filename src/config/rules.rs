@@ -4,6 +4,7 @@ use serde_json::Number;
 use toml::Value;
 
 use super::reader::{Problems, Section, strings, type_name};
+use super::schema::Form;
 use crate::claims::ClaimPath;
 use crate::policy::{
     Access, ClaimTest, Condition, ListMode, Methods, Pattern, Requirement, Route, Scalar,
@@ -18,6 +19,15 @@ pub struct ClaimNames {
     /// `auth0.permissions_claim`
     pub permissions: String,
 }
+
+/// What tables of conditions are called in the schema.
+const CONDITION: &str = "condition";
+
+/// How values look in the schema; what else is asked of them is checked where they are read.
+const PATH: &str = r"^\s*/";
+const METHOD: &str = "^[!#$%&'*+.^_`|~0-9A-Z-]+$";
+const TRIMMED: &str = r"^\S(.*\S)?$";
+const WORD: &str = r"^\S+$";
 
 /// Reads `[require]`.
 pub(super) fn requirement(
@@ -46,7 +56,8 @@ pub(super) fn route(
     names: &ClaimNames,
     problems: &mut Problems,
 ) -> Option<Route> {
-    let pattern = match section.string("path", problems) {
+    section.has_required("path");
+    let pattern = match section.string_of("path", Form::Pattern(PATH), problems) {
         None => {
             problems.error(
                 section.path_of("path"),
@@ -79,7 +90,8 @@ pub(super) fn route(
             "makes no sense beside access = \"public\" or \"deny\": remove one of them",
         );
     }
-    let require = condition(section.section("require", problems), names, problems);
+    let require = section.section("require", problems).of_kind(CONDITION);
+    let require = condition(require, names, problems);
     let access = match word {
         Word::Authenticated => Access::Authenticated(require),
         Word::Deny => Access::Deny,
@@ -96,7 +108,7 @@ pub(super) fn route(
 
 fn methods(section: &mut Section, problems: &mut Problems) -> Methods {
     let path = section.path_of("methods");
-    match section.strings("methods", problems) {
+    match section.strings_of("methods", Form::Some(METHOD), problems) {
         None => Methods::Remaining,
         Some(list) => {
             if list.is_empty() {
@@ -168,6 +180,7 @@ fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) 
             .map(Condition::SubjectKind),
     );
     for claim in section.sections("claims", problems) {
+        let claim = claim.of_kind("claim_test");
         parts.extend(claim_condition(claim, problems));
     }
     parts.extend(combined(&mut section, "any_of", names, problems).map(Condition::Any));
@@ -195,7 +208,7 @@ fn combined(
     }
     let path = section.path_of(key);
     let inner: Vec<Condition> = section
-        .sections(key, problems)
+        .sections_of(key, Form::SomeTables, problems)
         .into_iter()
         .map(|part| nested(part, names, problems))
         .collect();
@@ -208,7 +221,7 @@ fn combined(
 /// A condition inside another one. An empty table there holds always, which nobody means.
 fn nested(section: Section, names: &ClaimNames, problems: &mut Problems) -> Condition {
     let path = section.path_of("");
-    let inner = condition(section, names, problems);
+    let inner = condition(section.of_kind(CONDITION), names, problems);
     if inner == Condition::All(Vec::new()) {
         problems.error(path.trim_end_matches('.'), "is an empty condition");
     }
@@ -218,7 +231,9 @@ fn nested(section: Section, names: &ClaimNames, problems: &mut Problems) -> Cond
 /// A list that must not be empty: an empty one would hold for everybody, or for nobody.
 fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Option<Vec<String>> {
     let path = section.path_of(key);
-    let list = section.strings(key, problems)?;
+    let one_word = matches!(key, "scopes" | "any_scope");
+    let form = Form::Some(if one_word { WORD } else { TRIMMED });
+    let list = section.strings_of(key, form, problems)?;
     if list.is_empty() {
         problems.error(
             &path,
@@ -231,7 +246,6 @@ fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
     {
         problems.error(&path, "holds an empty value, or one with spaces around it");
     }
-    let one_word = matches!(key, "scopes" | "any_scope");
     if one_word && list.iter().any(|value| value.contains(' ')) {
         problems.error(
             &path,
@@ -244,20 +258,19 @@ fn list(section: &mut Section, key: &'static str, problems: &mut Problems) -> Op
 /// Reads `{ claim = …, OPERATOR = … }`, with exactly one operator.
 fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Condition> {
     let path = section.path_of("claim");
-    let claim = section.take("claim");
-    if claim.is_none() {
+    if !section.has_required("claim") {
         problems.error(
             &path,
             "names the claim: a literal name, or a list of names for a claim inside another",
         );
     }
+    let claim = section.take("claim", Form::ClaimPath);
     let claim = claim.and_then(|value| claim_path(&path, value, problems));
+    let given = section.count_alternatives(OPERATORS.iter().map(|(name, ..)| *name));
     let mut tests = Vec::new();
-    let mut given: usize = 0;
-    for (key, test) in OPERATORS {
+    for (key, form, test) in OPERATORS {
         let path = section.path_of(key);
-        if let Some(value) = section.take(key) {
-            given = given.saturating_add(1);
+        if let Some(value) = section.take(key, form) {
             match test(value) {
                 Ok(test) => tests.push(test),
                 Err(form) => problems.error(path, format!("needs {form}")),
@@ -267,7 +280,7 @@ fn claim_condition(mut section: Section, problems: &mut Problems) -> Option<Cond
     let path = section.path_of("");
     section.finish(problems);
     if given != 1 {
-        let names: Vec<&str> = OPERATORS.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = OPERATORS.iter().map(|(name, ..)| *name).collect();
         problems.error(
             path.trim_end_matches('.'),
             format!("needs exactly one of {}", names.join(", ")),
@@ -303,44 +316,54 @@ type Operator = fn(Value) -> Result<ClaimTest, &'static str>;
 const SCALAR: &str = "a string, a number or a boolean";
 const SCALARS: &str = "a list of strings, of numbers or of booleans, all of one type and not empty";
 
-const OPERATORS: [(&str, Operator); 13] = [
-    ("equals", |value| {
+const OPERATORS: [(&str, Form, Operator); 13] = [
+    ("equals", Form::Scalar, |value| {
         scalar(&value)
             .map(|one| ClaimTest::OneOf(vec![one]))
             .ok_or(SCALAR)
     }),
-    ("one_of", |value| {
+    ("one_of", Form::Scalars, |value| {
         scalars(&value).map(ClaimTest::OneOf).ok_or(SCALARS)
     }),
-    ("contains", |value| {
+    ("contains", Form::Scalar, |value| {
         scalar(&value)
             .map(|one| ClaimTest::Contains(ListMode::All, vec![one]))
             .ok_or(SCALAR)
     }),
-    ("contains_any", |value| {
+    ("contains_any", Form::Scalars, |value| {
         scalars(&value)
             .map(|list| ClaimTest::Contains(ListMode::Any, list))
             .ok_or(SCALARS)
     }),
-    ("contains_all", |value| {
+    ("contains_all", Form::Scalars, |value| {
         scalars(&value)
             .map(|list| ClaimTest::Contains(ListMode::All, list))
             .ok_or(SCALARS)
     }),
-    ("starts_with", |value| {
+    ("starts_with", Form::NotEmpty, |value| {
         text(value).map(ClaimTest::StartsWith)
     }),
-    ("ends_with", |value| text(value).map(ClaimTest::EndsWith)),
-    ("exists", |value| {
+    ("ends_with", Form::NotEmpty, |value| {
+        text(value).map(ClaimTest::EndsWith)
+    }),
+    ("exists", Form::True, |value| {
         only_true(&value).map(|()| ClaimTest::Exists)
     }),
-    ("absent", |value| {
+    ("absent", Form::True, |value| {
         only_true(&value).map(|()| ClaimTest::Absent)
     }),
-    ("lt", |value| number(&value).map(ClaimTest::LessThan)),
-    ("le", |value| number(&value).map(ClaimTest::AtMost)),
-    ("gt", |value| number(&value).map(ClaimTest::GreaterThan)),
-    ("ge", |value| number(&value).map(ClaimTest::AtLeast)),
+    ("lt", Form::Number, |value| {
+        number(&value).map(ClaimTest::LessThan)
+    }),
+    ("le", Form::Number, |value| {
+        number(&value).map(ClaimTest::AtMost)
+    }),
+    ("gt", Form::Number, |value| {
+        number(&value).map(ClaimTest::GreaterThan)
+    }),
+    ("ge", Form::Number, |value| {
+        number(&value).map(ClaimTest::AtLeast)
+    }),
 ];
 
 fn scalar(value: &Value) -> Option<Scalar> {

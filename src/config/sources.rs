@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::reader::{Problems, Section};
+use super::schema::Form;
 
 /// What flags and the environment say; `None` where they say nothing.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +52,7 @@ impl<'e> Sources<'e> {
         key: &'static str,
         flag: Option<&String>,
         variable: &str,
+        form: Form,
         file: &mut Section,
         problems: &mut Problems,
     ) -> Option<Sourced> {
@@ -58,7 +60,7 @@ impl<'e> Sources<'e> {
             value: value.trim().to_owned(),
             source: format!("--{}", key.replace('_', "-")),
         });
-        let file = file.string(key, problems).map(|value| Sourced {
+        let file = file.string_of(key, form, problems).map(|value| Sourced {
             value,
             source: key.to_owned(),
         });

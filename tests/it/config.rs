@@ -55,12 +55,87 @@ async fn help_and_version_are_no_errors() {
     }
 }
 
+/// The long help is the manual where there is no other.
+#[tokio::test]
+async fn the_long_help_names_every_variable_and_every_exit_code() {
+    let output = call(&["--help"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in [
+        "AUTH0_DOMAIN",
+        "AUTH0_AUDIENCE",
+        "AUTHGATE_CONFIG",
+        "AUTHGATE_LISTEN",
+        "AUTHGATE_UPSTREAM",
+        "AUTHGATE_ADMIN",
+        "AUTHGATE_WORKERS",
+        "AUTHGATE_LOG",
+        "AUTHGATE_LOG_FORMAT",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SIGTERM",
+        "SIGINT",
+    ] {
+        assert!(text.contains(name), "no {name} in:\n{text}");
+    }
+    let (_, codes) = text.split_once("Exit codes:\n").expect("exit codes");
+    let codes: Vec<&str> = codes
+        .lines()
+        .map_while(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(codes, ["0", "1", "64", "69", "70", "78"]);
+    let short = call(&["-h"]).await;
+    assert!(short.stdout.len() < output.stdout.len() / 2);
+}
+
+#[tokio::test]
+async fn the_schema_is_printed_as_it_is() {
+    let output = call(&["schema"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(printed, authgate::config::schema());
+}
+
+#[tokio::test]
+async fn every_shell_is_given_every_command() {
+    for (shell, sign) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef authgate"),
+        ("fish", "complete -c authgate"),
+        ("elvish", "edit:completion:arg-completer[authgate]"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let output = call(&["completions", shell]).await;
+        assert_eq!(output.status.code(), Some(0), "{shell}");
+        let script = String::from_utf8_lossy(&output.stdout).into_owned();
+        for part in [
+            sign,
+            "run",
+            "check",
+            "online",
+            "healthcheck",
+            "drain",
+            "wait",
+            "schema",
+            "completions",
+            "config",
+            "log-format",
+        ] {
+            assert!(script.contains(part), "no {part} for {shell}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_call_is_64() {
     for arguments in [
         &["--no-such-flag"][..],
         &["no-such-command"],
         &["completions", "no-such-shell"],
+        &["completions"],
+        &["healthcheck", "--wait"],
+        &["drain", "now"],
         &["check", "--config"],
         &["explain", "eyJhbGciOiJub25lIn0.e30."],
     ] {

@@ -330,6 +330,8 @@ async fn warnings_alone_leave_the_request_lines_out() {
     let (data, admin) = (Port::reserve(), Port::reserve());
     let mut proxy = Setup::new(&issuer, &upstream)
         .at(&data, &admin)
+        // Less than what any machine lets it open, which would be a warning.
+        .rest("[limits]\nconnections = 100")
         .arguments(&["--log", "warn"])
         .start()
         .await;
