@@ -427,6 +427,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
     ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
     ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),
+    ("[tls]\ncert_file = \"a.pem\"\nkey_file = \" \"", "tls.key_file", "is missing"),
     ("[tls]\nclient_ca_file = \"a.pem\"", "tls.cert_file", "is missing"),
     ("[tls]\ncert_file = 7\nkey_file = \"a.pem\"", "tls.cert_file", "is a number, not a string"),
     ("proxy_protocol = true", "proxy_protocol", "needs trusted_proxies"),
@@ -715,6 +716,10 @@ const UNSEEN: &[(&str, &str)] = &[
     ("holds \"A.EXAMPLE\" twice", "two spellings of one host"),
     ("has no usable host and port", "numbers within a text"),
     ("needs trusted_proxies", "another key"),
+    (
+        "TLS for clients needs cert_file and key_file",
+        "another key",
+    ),
     ("authgate itself listens", "another key"),
     ("is the same address as listen", "another key"),
     ("begins with http://", "host names"),

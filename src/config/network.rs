@@ -329,10 +329,10 @@ pub(super) fn allowed_hosts(section: &mut Section, problems: &mut Problems) -> V
 pub(super) fn tls(mut section: Section, problems: &mut Problems) -> Option<CertificateFiles> {
     let is_wanted = ["cert_file", "key_file", "client_ca_file"]
         .iter()
-        .any(|key| section.holds(key));
+        .any(|key| section.is_set(key));
     let mut missing = None;
     let mut path = |key, is_needed: bool| {
-        if is_needed && !section.holds(key) {
+        if is_needed && !section.is_set(key) {
             missing = missing.or(Some(key));
         }
         section.string(key, problems).map(PathBuf::from)

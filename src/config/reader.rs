@@ -77,9 +77,13 @@ impl Section {
         }
     }
 
-    /// Whether this key is set, to whatever.
-    pub(super) fn holds(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+    /// Whether this key is set, to whatever; an empty text is nothing.
+    pub(super) fn is_set(&self, key: &str) -> bool {
+        match self.table.get(key) {
+            None => false,
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            Some(_) => true,
+        }
     }
 
     /// Takes a value out, whatever its type.
