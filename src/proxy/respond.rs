@@ -115,40 +115,43 @@ fn answer(refusal: &Refusal) -> Answer {
             Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
         }
         Refusal::Unreadable(Unreadable::TooSlow(_)) => request_timeout(),
-        Refusal::Upstream(failure) => match failure {
-            Failure::Body(RequestBodyError::TooLarge) => {
-                Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
-            }
-            Failure::Body(
-                RequestBodyError::Answered
-                | RequestBodyError::Gone(_)
-                | RequestBodyError::Malformed(_),
-            ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
-            Failure::Connect(ConnectError::NoDescriptor) | Failure::Full => overloaded(),
-            Failure::Connect(ConnectError::Timeout(_)) | Failure::ResponseTimeout(_) => {
-                Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
-            }
-            Failure::Broken(_)
-            | Failure::Closed
-            | Failure::Connect(
-                ConnectError::NotHttp2(_)
-                | ConnectError::Resolve(_)
-                | ConnectError::Socket(_)
-                | ConnectError::Tls(_),
-            )
-            | Failure::Cut
-            | Failure::UnaskedUpgrade
-            | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
-            Failure::Expired => Answer {
-                challenge: Challenge::InvalidToken("The token has expired"),
-                ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
-            },
-            Failure::Upgrade => upgrade_not_served(),
-            Failure::UploadStalled(_) => request_timeout(),
-        },
+        Refusal::Upstream(failure) => failed(failure),
         Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
             Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
         }
+    }
+}
+
+#[deny(clippy::wildcard_enum_match_arm)]
+fn failed(failure: &Failure) -> Answer {
+    match failure {
+        Failure::Body(RequestBodyError::TooLarge) => {
+            Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
+        }
+        Failure::Body(
+            RequestBodyError::Answered | RequestBodyError::Gone(_) | RequestBodyError::Malformed(_),
+        ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
+        Failure::Connect(ConnectError::NoDescriptor) | Failure::Full => overloaded(),
+        Failure::Connect(ConnectError::Timeout(_)) | Failure::ResponseTimeout(_) => {
+            Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
+        }
+        Failure::Broken(_)
+        | Failure::Closed
+        | Failure::Connect(
+            ConnectError::NotHttp2(_)
+            | ConnectError::Resolve(_)
+            | ConnectError::Socket(_)
+            | ConnectError::Tls(_),
+        )
+        | Failure::Cut
+        | Failure::UnaskedUpgrade
+        | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
+        Failure::Expired => Answer {
+            challenge: Challenge::InvalidToken("The token has expired"),
+            ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
+        },
+        Failure::Upgrade => upgrade_not_served(),
+        Failure::UploadStalled(_) => request_timeout(),
     }
 }
 
