@@ -370,6 +370,8 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     // Unknown keys, at every level.
     ("colour = \"blue\"", "colour", "unknown key; known here: listen, "),
     ("[auth1]", "auth1", "unknown key"),
+    ("\"\" = 1", "\"\"", "unknown key"),
+    ("[limits]\n\"head ers\" = 1", "limits.\"head ers\"", "unknown key"),
     ("auth0.nmae = \"x\"", "auth0.nmae", "known here: name, domain, audience"),
     ("auth0.keys.uri = \"https://x\"", "auth0.keys.uri", "known here: url, file"),
     ("identity.header = \"x-user\"", "identity.header", "known here: subject_header"),

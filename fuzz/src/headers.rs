@@ -155,7 +155,12 @@ fn head(text: &[u8], flags: u8) -> Option<request::Parts> {
     let mut headers = HeaderMap::new();
     for line in lines.take(100) {
         let place = line.iter().position(|byte| *byte == b':')?;
-        let name = HeaderName::from_bytes(&line[..place]).ok()?;
+        // The names that HTTP/2 has are not quite those of HTTP/1.
+        let name = match flags & IS_HTTP2 {
+            0 => HeaderName::from_bytes(&line[..place]),
+            _ => HeaderName::from_lowercase(&line[..place]),
+        };
+        let name = name.ok()?;
         let value = HeaderValue::from_bytes(line[place + 1..].trim_ascii()).ok()?;
         headers.append(name, value);
     }
@@ -189,6 +194,8 @@ fn identity(subject: &[u8]) -> Option<Identity> {
 }
 
 fn check_framing(head: &request::Parts) {
+    let is_token = |name: &HeaderName| HeaderName::from_bytes(name.as_str().as_bytes()).is_ok();
+    assert!(head.headers.keys().all(is_token));
     let count = |name: &str| head.headers.get_all(name).iter().count();
     let (lengths, codings) = (count("content-length"), count("transfer-encoding"));
     assert!(lengths + codings <= 1, "two ways to frame it");

@@ -1,6 +1,7 @@
 //! Reads a TOML document key by key and collects every problem with its path, so that a person can
 //! mend a file in one go. A key that nobody asked for is a problem too.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -389,7 +390,7 @@ impl Section {
         for key in self.table.keys() {
             let known: Vec<&str> = self.known.iter().map(|(key, _)| *key).collect();
             problems.error(
-                self.path_of(key),
+                self.path_of(&as_written(key)),
                 format!("unknown key; known here: {}", known.join(", ")),
             );
         }
@@ -415,6 +416,16 @@ impl Section {
             problems.error(self.path_of(key), format!("is {value}; write {form}"));
         }
         parsed
+    }
+}
+
+/// A key as TOML has it, in quotes where it needs them: an empty one would be no path at all.
+fn as_written(key: &str) -> Cow<'_, str> {
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !key.is_empty() && key.bytes().all(is_bare) {
+        Cow::Borrowed(key)
+    } else {
+        Cow::Owned(format!("{key:?}"))
     }
 }
 

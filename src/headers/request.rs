@@ -30,6 +30,8 @@ pub enum HeadError {
     Method,
     /// A content length that is not one number (RFC 9110 §8.6).
     ContentLength,
+    /// A field name that no field has (RFC 9110 §5.1), which HTTP/2 can carry and HTTP/1 cannot.
+    FieldName,
     /// A scheme that is neither `http` nor `https`.
     Scheme,
     /// A transfer coding other than one `chunked` (RFC 9112 §6.1): the next server may frame it differently.
@@ -46,6 +48,7 @@ impl fmt::Display for HeadError {
             Self::Host(error) => error.fmt(f),
             Self::Method => f.write_str("CONNECT and TRACE are not served"),
             Self::ContentLength => f.write_str("Content-Length is not one number"),
+            Self::FieldName => f.write_str("a field name holds a quotation mark"),
             Self::Scheme => f.write_str("the scheme is neither http nor https"),
             Self::TransferEncoding => {
                 f.write_str("Transfer-Encoding is not exactly one \"chunked\"")
@@ -73,6 +76,10 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
         .is_some_and(|scheme| !matches!(scheme, "http" | "https"))
     {
         return Err(HeadError::Scheme);
+    }
+    // The one sign that `HeaderName` takes from HTTP/2 although it is none of a token's.
+    if head.headers.keys().any(|name| name.as_str().contains('"')) {
+        return Err(HeadError::FieldName);
     }
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
@@ -444,6 +451,14 @@ mod tests {
                 "{method} {uri} {headers:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_field_name_is_a_token() {
+        let mut head = head("GET", "/", &[("host", "a")]);
+        let name = HeaderName::from_lowercase(b"a\"b").expect("a name, as HTTP/2 has it");
+        head.headers.insert(name, HeaderValue::from_static("x"));
+        assert_eq!(check_head(&head), Err(HeadError::FieldName));
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl Refusal {
             Self::Head(HeadError::Host(_)) => "host_malformed",
             Self::Head(HeadError::Method) => "method_not_served",
             Self::Head(
-                HeadError::ContentLength | HeadError::Scheme | HeadError::TransferEncoding,
+                HeadError::ContentLength
+                | HeadError::FieldName
+                | HeadError::Scheme
+                | HeadError::TransferEncoding,
             )
             | Self::Unreadable(Unreadable::Malformed(_)) => "request_malformed",
             Self::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => "upgrade_not_served",
@@ -96,6 +99,7 @@ impl Refusal {
             | Self::BodyTooLarge
             | Self::Head(
                 HeadError::ContentLength
+                | HeadError::FieldName
                 | HeadError::Host(_)
                 | HeadError::Scheme
                 | HeadError::TransferEncoding

@@ -84,6 +84,7 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Head(
             HeadError::Host(_)
             | HeadError::ContentLength
+            | HeadError::FieldName
             | HeadError::Scheme
             | HeadError::TransferEncoding,
         ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),

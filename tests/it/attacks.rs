@@ -183,6 +183,22 @@ async fn a_length_that_is_not_one_number_is_refused_over_http_2_too() {
     findings.assert_none();
 }
 
+/// A name that HTTP/2 can carry and HTTP/1 cannot would break the request that it is forwarded in.
+#[tokio::test]
+async fn a_field_name_that_http_1_cannot_have_is_refused() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = open_proxy(&issuer, &upstream).await;
+    for name in ["\"", "c\"ookie", "x-forwarded-user\""] {
+        let mut client = Frames::connect(proxy.data).await;
+        let mut fields = frames::pseudo("GET", "/x");
+        fields.push((name, "a=1"));
+        client.head(1, frames::WHOLE, &fields).await;
+        assert_eq!(client.verdict(1).await, Verdict::Status(400), "{name}");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
 /// A stream that is reset has not ended, whatever reason is given (RFC 9113, section 8.1).
 #[tokio::test]
 async fn a_reset_is_not_the_end_of_an_upload() {
