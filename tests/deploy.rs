@@ -1,5 +1,6 @@
-//! What is shipped to run it with: the Kubernetes manifests, the Compose file, the systemd unit and the image.
-//! They are held to what they promise and to the program that they call.
+//! What is shipped to run it with: the Kubernetes manifests, the Compose file, the systemd unit, the image, the
+//! dashboard and alerts, and the workflows that test and release it. They are held to what they promise and to
+//! the program that they call.
 
 #![expect(
     clippy::expect_used,
@@ -7,10 +8,13 @@
     reason = "helpers of a test may break it"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use authgate::clock::UnixTime;
+use authgate::metrics::{Finished, Metrics, StreamKind, Vitals};
 use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Value, json};
 
@@ -296,5 +300,300 @@ fn the_image_says_how_it_is() {
                 "{path}"
             );
         }
+    }
+}
+
+/// Every metric that there is with the names of its labels, from what the program renders.
+fn metrics() -> BTreeMap<String, BTreeSet<String>> {
+    let metrics = Metrics::new();
+    metrics.on_begin();
+    metrics.on_first_byte(Duration::ZERO);
+    metrics.on_stream_begin(StreamKind::Grpc);
+    metrics.on_stream_expired(StreamKind::Grpc);
+    metrics.on_shadow_refusal(None, "rule_denied");
+    metrics.on_token_cache(true);
+    metrics.on_keys_fetched("https://a.example/", UnixTime::from_secs(1));
+    metrics.on_key_fetch_failed("https://a.example/");
+    metrics.on_reload(true);
+    metrics.on_finished(&Finished {
+        outcome: "forwarded",
+        code: None,
+        route: None,
+        method: None,
+        duration: Duration::ZERO,
+    });
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut types = 0;
+    for line in metrics.render(Vitals::default()).lines() {
+        types += usize::from(line.starts_with("# TYPE "));
+        if line.starts_with('#') {
+            continue;
+        }
+        let (series, _) = line.rsplit_once(' ').expect("a value");
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let labels = labels.split(',').filter_map(|one| one.split_once('='));
+        let labels = labels.map(|(label, _)| label.to_owned());
+        found.entry(name.to_owned()).or_default().extend(labels);
+    }
+    // A histogram has three names. Without a series, a metric's labels would be missed here.
+    assert_eq!(found.len(), types + 2 * 2, "{found:?}");
+    found
+}
+
+/// The words of an expression outside of quotes, each with the text after it.
+fn words(expression: &str) -> Vec<(&str, &str)> {
+    let mut found = Vec::new();
+    let mut rest = expression;
+    while let Some(start) =
+        rest.find(|char: char| char.is_ascii_alphabetic() || "_$\"".contains(char))
+    {
+        let from = &rest[start..];
+        if let Some(quoted) = from.strip_prefix('"') {
+            rest = quoted.split_once('"').expect("a closing quote").1;
+            continue;
+        }
+        let end = from.find(|char: char| !char.is_ascii_alphanumeric() && !"_$".contains(char));
+        let (word, after) = from.split_at(end.unwrap_or(from.len()));
+        found.push((word, after.trim_start()));
+        rest = after;
+    }
+    found
+}
+
+/// The expression takes only what the program has: metrics, their labels, and values that the README names.
+/// The names of all metrics in it.
+fn assert_is_answered(
+    expression: &str,
+    metrics: &BTreeMap<String, BTreeSet<String>>,
+) -> BTreeSet<String> {
+    // What Prometheus adds to each series that it scrapes.
+    let mut labels = BTreeSet::from(["instance", "job"]);
+    let mut used = BTreeSet::new();
+    for (word, after) in words(expression) {
+        if !word.starts_with("authgate_") {
+            continue;
+        }
+        let own = metrics.get(word);
+        let own = own.unwrap_or_else(|| panic!("there is no {word}: {expression}"));
+        used.insert(word.to_owned());
+        labels.extend(own.iter().map(String::as_str));
+        let Some((selector, _)) = after
+            .strip_prefix('{')
+            .and_then(|text| text.split_once('}'))
+        else {
+            continue;
+        };
+        for matcher in selector.split(',') {
+            let (label, value) = matcher.split_once(['=', '!']).expect("a matcher");
+            assert!(
+                ["instance", "job"].contains(&label) || own.contains(label),
+                "{word} has no {label}: {expression}"
+            );
+            let value = value.trim_start_matches(['=', '~']).trim_matches('"');
+            for value in value.split('|').filter(|one| !one.is_empty()) {
+                assert!(
+                    value.starts_with('$') || text("README.md").contains(&format!("`{value}`")),
+                    "{word} has no {label} {value}: {expression}"
+                );
+            }
+        }
+    }
+    assert!(!used.is_empty(), "{expression}");
+    for (word, after) in words(expression) {
+        if !["by", "on", "ignoring", "without"].contains(&word) {
+            continue;
+        }
+        let list = after
+            .strip_prefix('(')
+            .and_then(|text| text.split_once(')'));
+        for label in list.expect("labels").0.split(',').map(str::trim) {
+            assert!(labels.contains(label), "no {label}: {expression}");
+        }
+    }
+    used
+}
+
+#[test]
+fn the_dashboard_shows_what_there_is() {
+    let path = "config/grafana-dashboard.json";
+    let dashboard: Value = serde_json::from_str(&text(path)).expect(path);
+    // Importing asks nothing and names no data source of anybody's.
+    assert!(dashboard["__inputs"].is_null() && dashboard["id"].is_null());
+    let variables = dashboard["templating"]["list"].as_array().expect("a list");
+    let sources = variables.iter().filter(|one| one["type"] == "datasource");
+    let sources: Vec<_> = sources.map(|one| (&one["name"], &one["query"])).collect();
+    assert_eq!(sources, [(&json!("datasource"), &json!("prometheus"))]);
+    let source = json!({"type": "prometheus", "uid": "${datasource}"});
+    let metrics = metrics();
+    let mut used = BTreeSet::new();
+    for variable in variables.iter().filter(|one| one["type"] == "query") {
+        assert_eq!(variable["datasource"], source);
+        let query = variable["query"]["query"].as_str().expect("a query");
+        let call = query.strip_prefix("label_values(").expect("a call");
+        assert_is_answered(call.split(',').next().expect("a metric"), &metrics);
+    }
+    let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
+    let mut places = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(!title.is_empty() && titles.insert(title), "{title}");
+        assert!(
+            ids.insert(panel["id"].as_u64().expect("a number")),
+            "{title}"
+        );
+        let place = &panel["gridPos"];
+        assert!(
+            places.insert((place["y"].as_u64(), place["x"].as_u64())),
+            "{title}"
+        );
+        assert_eq!(panel["datasource"], source, "{title}");
+        let targets = panel["targets"].as_array();
+        assert_eq!(targets.is_none(), panel["type"] == "row", "{title}");
+        for target in targets.into_iter().flatten() {
+            assert_eq!(target["datasource"], source, "{title}");
+            let expression = target["expr"].as_str().expect("an expression");
+            used.append(&mut assert_is_answered(expression, &metrics));
+            // The legend's names are labels that the expression keeps.
+            let legend = target["legendFormat"].as_str().expect("a legend");
+            for part in legend.split("{{").skip(1) {
+                let label = part.split_once("}}").expect("a label").0;
+                let kept = words(expression).iter().any(|(word, _)| *word == label);
+                assert!(kept, "{title}: {label}");
+            }
+        }
+    }
+    let base = |name: &str| {
+        let suffix = ["_bucket", "_count", "_sum"];
+        let base = suffix.iter().find_map(|suffix| name.strip_suffix(suffix));
+        base.unwrap_or(name).to_owned()
+    };
+    let used: BTreeSet<String> = used.iter().map(|name| base(name)).collect();
+    let all: BTreeSet<String> = metrics.keys().map(|name| base(name)).collect();
+    assert_eq!(used, all, "every metric has its place");
+}
+
+#[test]
+fn the_alerts_ask_for_what_there_is() {
+    let [file] = &documents("config/alerts.yaml")[..] else {
+        panic!("one document");
+    };
+    let metrics = metrics();
+    let mut names = BTreeSet::new();
+    for group in file["groups"].as_array().expect("groups") {
+        assert!(group["name"].is_string());
+        for rule in group["rules"].as_array().expect("rules") {
+            let name = rule["alert"].as_str().expect("a name");
+            assert!(names.insert(name), "{name}");
+            assert_is_answered(rule["expr"].as_str().expect(name), &metrics);
+            assert!(
+                ["critical", "warning"].contains(&rule["labels"]["severity"].as_str().expect(name)),
+                "{name}"
+            );
+            for annotation in ["summary", "description"] {
+                let words = rule["annotations"][annotation].as_str();
+                assert!(words.is_some_and(|words| !words.is_empty()), "{name}");
+            }
+        }
+    }
+    assert_eq!(names.len(), 7);
+}
+
+/// The steps of all jobs of a workflow, and that nothing in it may do more than it needs.
+fn steps(workflow: &Value) -> Vec<&Value> {
+    assert_eq!(workflow["permissions"], json!({"contents": "read"}));
+    let mut found = Vec::new();
+    for (name, job) in workflow["jobs"].as_object().expect("jobs") {
+        if let Some(called) = job["uses"].as_str() {
+            assert_eq!(called, "./.github/workflows/ci.yml", "{name}");
+            continue;
+        }
+        assert!(job["timeout-minutes"].is_u64(), "{name}");
+        found.extend(job["steps"].as_array().expect("steps"));
+    }
+    for step in &found {
+        if let Some(action) = step["uses"].as_str() {
+            let version = action
+                .strip_prefix("actions/")
+                .and_then(|name| name.split_once('@'));
+            let (_, version) = version.unwrap_or_else(|| panic!("whose is {action}?"));
+            assert!(version.starts_with('v') || version.len() == 40, "{action}");
+        } else {
+            // What others choose, such as a branch's name, would be read by the shell.
+            let script = step["run"].as_str().expect("a script");
+            assert!(!script.contains("${{"), "{script}");
+        }
+    }
+    found
+}
+
+#[test]
+fn the_workflows_do_what_the_sources_say() {
+    let workflow = |path| {
+        let mut documents = documents(path);
+        assert_eq!(documents.len(), 1, "{path}");
+        documents.pop().expect("one")
+    };
+    let scripts = |workflow: &Value| -> String {
+        let steps = steps(workflow);
+        let scripts = steps.iter().filter_map(|step| step["run"].as_str());
+        scripts.collect::<Vec<_>>().join("\n")
+    };
+
+    let ci = workflow(".github/workflows/ci.yml");
+    for event in ["push", "pull_request", "schedule", "workflow_call"] {
+        assert!(
+            ci["on"].as_object().expect("events").contains_key(event),
+            "{event}"
+        );
+    }
+    assert!(ci["on"]["schedule"][0]["cron"].is_string());
+    let script = scripts(&ci);
+    assert!(script.lines().any(|line| line == ".ci/run"), "{script}");
+    let deny = script
+        .lines()
+        .find(|line| line.ends_with(" cargo-deny"))
+        .expect("an installation");
+    assert!(text(".ci/run").contains(deny), "two versions: {deny}");
+    assert!(script.contains("cargo deny --locked check advisories"));
+    // The same compiler as the image's.
+    let compiler = "rust:1.95-";
+    assert!(text("Dockerfile").contains(&format!(" {compiler}")));
+    for image in [
+        &ci["jobs"]["test"]["container"]["image"],
+        &ci["jobs"]["advisories"]["container"],
+    ] {
+        assert!(
+            image
+                .as_str()
+                .is_some_and(|image| image.starts_with(compiler)),
+            "{image}"
+        );
+    }
+
+    let release = workflow(".github/workflows/release.yml");
+    assert_eq!(release["on"], json!({"push": {"tags": ["v*"]}}));
+    assert_eq!(release["jobs"]["release"]["needs"], "ci");
+    let script = scripts(&release);
+    let builds: Vec<&str> = script.split("docker buildx build ").skip(1).collect();
+    assert_eq!(builds.len(), 2, "the image and the files out of it");
+    for build in &builds {
+        assert!(
+            build.starts_with("--platform linux/amd64,linux/arm64 "),
+            "{build}"
+        );
+        for argument in ["SOURCE", "VERSION"] {
+            let argument = format!("--build-arg \"{argument}=${argument}\"");
+            assert!(build.contains(&argument), "{argument}");
+        }
+    }
+    for option in ["--provenance mode=max", "--sbom true", "--push"] {
+        assert!(builds[0].contains(option), "{option}");
+    }
+    assert!(script.contains("> SHA256SUMS") && script.contains("gh release create"));
+    for argument in ["SOURCE", "VERSION"] {
+        assert!(
+            text("Dockerfile").contains(&format!("ARG {argument}=")),
+            "{argument}"
+        );
     }
 }
