@@ -40,7 +40,8 @@ COPY src src
 # The schema takes its words from it.
 COPY config/reference.toml config/
 COPY benches benches
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
+# Two architectures are built at the same time, and Cargo's lock is not in the registry's directory: each has its own.
+RUN --mount=type=cache,target=/usr/local/cargo/registry,id=authgate-registry-$TARGETARCH \
     --mount=type=cache,target=/source/target,id=authgate-$TARGETARCH \
     cargo build --release --locked --bin authgate --target "$(cat /target)" \
  && install -D "target/$(cat /target)/release/authgate" /image/authgate \

@@ -284,6 +284,18 @@ fn the_image_says_how_it_is() {
     let (options, command) = check.expect("a health check");
     assert!(options.contains("--start-period="), "{options}");
     assert_is_a_command(&serde_json::from_str(command).expect("an array: there is no shell"));
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(instructions.contains(&format!("ARG VERSION={version}").as_str()));
+    for file in [
+        "Dockerfile",
+        "config/compose.yaml",
+        "config/kubernetes.yaml",
+    ] {
+        assert!(
+            text(file).contains(&format!(" authgate:{version}")),
+            "{file}"
+        );
+    }
     // Whatever the sources include must be in the build.
     let ignore = text(".dockerignore");
     for line in dockerfile
