@@ -3,6 +3,7 @@
 //! One control thread keeps keys, answers probes and listens for signals. Each worker thread has a
 //! runtime of its own, accepts from the shared socket, and keeps its own upstream connections.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -108,6 +109,8 @@ struct Worker {
     slots: Slots,
     phase: watch::Receiver<Phase>,
     runtimes: Arc<Mutex<Vec<runtime::Handle>>>,
+    /// Dropped when nothing is accepted any more.
+    accepting: mpsc::Sender<Infallible>,
 }
 
 /// Runs until a signal has been obeyed. `source` is where the configuration came from.
@@ -167,12 +170,14 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
             health,
         ));
     }
+    let (accepting, mut accepted) = mpsc::channel(1);
     let worker = Worker {
         settings: connections.subscribe(),
         shared: Arc::clone(&shared),
         slots: slots.clone(),
         phase: watched_phase,
         runtimes,
+        accepting,
     };
     reload::announce(shared.current().generation, source.file().as_deref());
     let reloader = Reloader::new(source, Arc::clone(&shared), keys, connections, metrics);
@@ -196,8 +201,13 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
         _ = tasks.join_next() => return Err(AppError::Ended("a task that keeps keys, reloads or answers probes")),
     };
     let timeouts = shared.current().config.timeouts.clone();
+    let ended = async {
+        // A connection that is being accepted has no slot yet.
+        _ = accepted.recv().await;
+        slots.all_free().await;
+    };
     tokio::select! {
-        () = drain(stop, &timeouts, &phase, &slots) => {}
+        () = drain(stop, &timeouts, &phase, &slots, ended) => {}
         _ = signals.next() => tracing::warn!("second signal: ending at once"),
     }
     tracing::info!("stopped");
@@ -205,12 +215,14 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
 }
 
 /// Not ready at once; for SIGTERM the listener stays open for a while, since a balancer learns late;
-/// then what runs may finish until the deadline.
+/// then what runs may finish until the deadline. Whoever was silent for as long could not be told, and
+/// has as long again to ask once more: a request that crosses the end of its connection is lost.
 async fn drain(
     stop: Stop,
     timeouts: &crate::config::Timeouts,
     phase: &watch::Sender<Phase>,
     slots: &Slots,
+    ended: impl Future<Output = ()>,
 ) {
     let linger = if stop == Stop::Terminate {
         timeouts.linger
@@ -231,8 +243,16 @@ async fn drain(
         () = &mut deadline => {}
     }
     phase.send_replace(Phase::Draining);
+    tokio::pin!(ended);
     tokio::select! {
-        () = slots.all_free() => {}
+        () = &mut ended => return,
+        () = tokio::time::sleep(linger) => {}
+        () = &mut deadline => {}
+    }
+    phase.send_replace(Phase::Leaving);
+    tokio::select! {
+        biased;
+        () = &mut ended => {}
         () = &mut deadline => {
             tracing::warn!(connections = slots.taken(), "timeouts.drain is over; the remaining connections are cut");
             phase.send_replace(Phase::Cut);
@@ -267,6 +287,7 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let proxy = Arc::new(Proxy::new(worker.shared));
                 listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy).await;
+                drop(worker.accepting);
                 // The connections' tasks live on this runtime; the process ends when they have.
                 std::future::pending::<io::Result<()>>().await
             })

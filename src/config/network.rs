@@ -72,7 +72,7 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the upstream to begin its answer.
     pub response_header: Duration,
-    /// After SIGTERM: how long connections are still accepted.
+    /// After SIGTERM: how long connections are still accepted, and then how long idle ones are kept.
     pub linger: Duration,
     /// After SIGTERM or SIGINT: how long running requests may go on.
     pub drain: Duration,

@@ -53,6 +53,10 @@ const MAX_HTTP2_LOCAL_RESETS: usize = 256;
 /// How long an HTTP/2 client may take to hear that its connection is over.
 const HTTP2_GOODBYE: Duration = Duration::from_secs(1);
 
+/// How long a connection may still take to begin when the idle ones are let go: it may have been accepted
+/// just now, and its request or its TLS handshake is right behind it.
+const LAST_OPENING: Duration = Duration::from_secs(1);
+
 /// Serves a connection until it ends: a PROXY header where one is due, TLS where it is configured,
 /// then HTTP.
 pub async fn serve_stream<S, H>(
@@ -125,10 +129,14 @@ impl Patience {
         mut self,
         opening: impl Future<Output = Result<T, OpeningError>>,
     ) -> Option<T> {
+        let leaving = async {
+            _ = self.phase.wait_for(|phase| *phase >= Phase::Leaving).await;
+            tokio::time::sleep(LAST_OPENING).await;
+        };
         let opening = tokio::select! {
             opening = tokio::time::timeout(self.limit, opening) => opening.ok()?,
             // Nothing was asked on this connection, so nothing is cut.
-            _ = self.phase.wait_for(|phase| *phase >= Phase::Draining) => return None,
+            () = leaving => return None,
         };
         let address = self.address.map(tracing::field::display);
         match opening {
@@ -260,11 +268,14 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
 /// Both kinds of connection, as far as their end needs to know.
 trait Drainable: Future<Output = hyper::Result<()>> {
     /// When a draining process tells it to end. Over HTTP/1 each answer says `Connection: close`
-    /// before that, and nothing idle is cut.
+    /// before that, and whoever is silent has heard nothing.
     const LEAVES_AT: Phase;
 
     /// How long a client that is too slow may take to hear it; none where there are no words for it.
     const GOODBYE: Duration;
+
+    /// Whether it may be told now.
+    fn may_leave(activity: &Activity) -> bool;
 
     fn drain(self: Pin<&mut Self>);
 }
@@ -276,8 +287,13 @@ where
     S::Error: Into<BoxError>,
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + 'static,
 {
-    const LEAVES_AT: Phase = Phase::Draining;
+    const LEAVES_AT: Phase = Phase::Leaving;
     const GOODBYE: Duration = Duration::ZERO;
+
+    /// hyper takes a connection for idle until a head is complete.
+    fn may_leave(activity: &Activity) -> bool {
+        !activity.is_in_head()
+    }
 
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
@@ -294,6 +310,11 @@ where
 {
     const LEAVES_AT: Phase = Phase::Lingering;
     const GOODBYE: Duration = HTTP2_GOODBYE;
+
+    /// GOAWAY before its first request would turn a newcomer away unheard.
+    fn may_leave(activity: &Activity) -> bool {
+        activity.has_served()
+    }
 
     fn drain(self: Pin<&mut Self>) {
         Self::graceful_shutdown(self);
@@ -319,13 +340,16 @@ async fn drive<C: Drainable>(
             return Poll::Ready(Ended::ByDrain);
         }
         leave = leave || leaving.as_mut().poll(cx).is_ready();
-        // A newcomer is served first: GOAWAY before its first request would turn it away unheard.
-        if leave && !told && (activity.has_served() || C::LEAVES_AT == Phase::Draining) {
-            told = true;
-            connection.as_mut().drain();
-        }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Ended::ByItself(ended));
+        }
+        // After it has read what is there: what has been asked already is answered.
+        if leave && !told && C::may_leave(activity) {
+            told = true;
+            connection.as_mut().drain();
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Ended::ByItself(ended));
+            }
         }
         loop {
             let due = last_deadline.unwrap_or_else(|| activity.deadline(settings));

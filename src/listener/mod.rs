@@ -46,8 +46,10 @@ pub enum Phase {
     Serving,
     /// Not ready any more; connections are still accepted and told to go elsewhere.
     Lingering,
-    /// Nothing is accepted; what runs finishes.
+    /// Nothing is accepted; what runs finishes, and what is idle is answered once more.
     Draining,
+    /// What is idle is let go.
+    Leaving,
     /// What still runs is cut.
     Cut,
 }
@@ -269,8 +271,8 @@ impl fmt::Display for Unreadable {
     }
 }
 
-/// Accepts connections until the phase is [`Phase::Draining`], and serves each in a task.
-/// Each is served by the settings of the moment when it came.
+/// Accepts connections until the phase is [`Phase::Draining`] and none is waiting, and serves each in a
+/// task. Each is served by the settings of the moment when it came.
 pub async fn serve(
     listener: TcpListener,
     settings: watch::Receiver<Arc<ConnectionSettings>>,
@@ -281,30 +283,68 @@ pub async fn serve(
     let mut closing = phase.clone();
     let mut closed =
         pin!(async move { _ = closing.wait_for(|phase| *phase >= Phase::Draining).await });
+    let start = |stream: TcpStream, address: SocketAddr, slot: Slot| {
+        // A peer that has gone already cannot be prepared for.
+        if prepare(&stream).is_ok() {
+            let settings = Arc::clone(&settings.borrow());
+            tokio::spawn(serve_stream(
+                stream,
+                settings,
+                Client::new(Some(address), phase.clone(), slot),
+                handler.clone(),
+            ));
+        }
+    };
     let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut closed => return,
+            () = &mut closed => break,
             accepted = accept(&listener, &slots) => accepted,
         };
         match accepted {
             Ok((stream, address, slot)) => {
                 trouble.is_over();
-                // A peer that has gone already cannot be prepared for.
-                if prepare(&stream).is_ok() {
-                    let settings = Arc::clone(&settings.borrow());
-                    tokio::spawn(serve_stream(
-                        stream,
-                        settings,
-                        Client::new(Some(address), phase.clone(), slot),
-                        handler.clone(),
-                    ));
-                }
+                start(stream, address, slot);
             }
             Err(error) => trouble.wait_out(&error).await,
         }
     }
+    let mut leaving = phase.clone();
+    let emptied = empty_queue(listener, &slots, start);
+    tokio::select! {
+        biased;
+        emptied = emptied => {
+            if let Err(error) = emptied {
+                tracing::warn!(%error, "connections that waited to be accepted were lost");
+            }
+        }
+        // Only a full house takes so long.
+        _ = leaving.wait_for(|phase| *phase >= Phase::Leaving) => {}
+    }
+}
+
+/// Accepts what the kernel has accepted already: with the listener it would be reset, and its clients
+/// know only that they are connected.
+async fn empty_queue(
+    listener: TcpListener,
+    slots: &Slots,
+    start: impl Fn(TcpStream, SocketAddr, Slot),
+) -> io::Result<()> {
+    // Asked of the kernel itself: the runtime hears of newcomers a moment later.
+    let listener = listener.into_std()?;
+    while let Some(vacancy) = slots.vacancy().await {
+        match listener.accept() {
+            Ok((stream, address)) => {
+                stream.set_nonblocking(true)?;
+                start(TcpStream::from_std(stream)?, address, vacancy.take());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if concerns_nobody(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A slot first, so that a full house leaves newcomers in the kernel's queue.
@@ -330,6 +370,16 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
+/// Whether a connection has died before it was accepted.
+fn concerns_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
 /// Accepting has failed and may go on failing.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -337,25 +387,20 @@ struct Trouble {
 }
 
 impl Trouble {
-    /// A connection that died in the queue concerns nobody; want of resources passes by waiting.
+    /// Want of resources passes by waiting.
     async fn wait_out(&mut self, error: &io::Error) {
-        match error.kind() {
-            io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted => {
-                tracing::debug!(%error, "a connection ended before it was accepted");
-            }
-            _ => {
-                let is_news = self
-                    .last_warning
-                    .is_none_or(|last| last.elapsed() >= RESOURCE_WARNING_INTERVAL);
-                if is_news {
-                    self.last_warning = Some(Instant::now());
-                    tracing::warn!(%error, "cannot accept connections; trying again");
-                }
-                tokio::time::sleep(RESOURCE_PAUSE).await;
-            }
+        if concerns_nobody(error) {
+            tracing::debug!(%error, "a connection ended before it was accepted");
+            return;
         }
+        let is_news = self
+            .last_warning
+            .is_none_or(|last| last.elapsed() >= RESOURCE_WARNING_INTERVAL);
+        if is_news {
+            self.last_warning = Some(Instant::now());
+            tracing::warn!(%error, "cannot accept connections; trying again");
+        }
+        tokio::time::sleep(RESOURCE_PAUSE).await;
     }
 
     fn is_over(&mut self) {
