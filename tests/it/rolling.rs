@@ -683,11 +683,8 @@ async fn connections_that_wait_to_be_accepted_are_served_before_the_listener_clo
         proxy.signal(signal);
         proxy.signal("CONT");
         for client in &mut clients {
-            let answer = client.response().await;
-            assert_eq!(
-                (answer.status(), answer.header("connection")),
-                (200, Some("close"))
-            );
+            // Some may be answered before the signal is heard.
+            assert_eq!(client.response().await.status(), 200);
         }
         assert_eq!(proxy.exit().await.code(), Some(0));
     }
