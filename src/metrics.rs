@@ -23,6 +23,10 @@ const DURATION_BUCKETS: [f64; 15] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0,
 ];
 
+const SUCCESS: &str = "success";
+const FAILURE: &str = "failure";
+const RESULTS: [&str; 2] = [SUCCESS, FAILURE];
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -73,6 +77,15 @@ struct CacheLabels {
 struct FetchLabels {
     issuer: String,
     result: &'static str,
+}
+
+impl FetchLabels {
+    fn new(issuer: &str, result: &'static str) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            result,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -199,7 +212,29 @@ impl Metrics {
             tasks: Gauge::default(),
         };
         metrics.register();
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// What is there from the start can be seen to increase for the first time. The labels of requests
+    /// are too many for that.
+    fn begin_at_zero(&self) {
+        for result in RESULTS {
+            _ = self.reloads.get_or_create(&ReloadLabels { result });
+        }
+        for result in ["hit", "miss"] {
+            _ = self.token_cache.get_or_create(&CacheLabels { result });
+        }
+        for kind in [
+            StreamKind::EventStream,
+            StreamKind::Grpc,
+            StreamKind::WebSocket,
+        ] {
+            _ = self.streams.get_or_create(&StreamLabels { kind });
+            _ = self.streams_expired.get_or_create(&StreamLabels { kind });
+        }
+        let kind = StreamKind::Other;
+        _ = self.streams_expired.get_or_create(&StreamLabels { kind });
     }
 
     fn register(&mut self) {
@@ -338,6 +373,25 @@ impl Metrics {
             .inc();
     }
 
+    /// An issuer's keys will be fetched.
+    pub fn on_issuer(&self, issuer: &str) {
+        for result in RESULTS {
+            _ = self
+                .key_fetches
+                .get_or_create(&FetchLabels::new(issuer, result));
+        }
+    }
+
+    /// An issuer has left the configuration. Its keys would seem to grow old for ever.
+    pub fn on_issuer_gone(&self, issuer: &str) {
+        for result in RESULTS {
+            self.key_fetches.remove(&FetchLabels::new(issuer, result));
+        }
+        self.keys_fetched.remove(&IssuerLabels {
+            issuer: issuer.to_owned(),
+        });
+    }
+
     /// A key set was fetched.
     pub fn on_keys_fetched(&self, issuer: &str, at: UnixTime) {
         let labels = IssuerLabels {
@@ -346,25 +400,23 @@ impl Metrics {
         self.keys_fetched
             .get_or_create(&labels)
             .set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
-        self.on_key_fetch(issuer, "success");
+        self.on_key_fetch(issuer, SUCCESS);
     }
 
     /// A key set could not be fetched.
     pub fn on_key_fetch_failed(&self, issuer: &str) {
-        self.on_key_fetch(issuer, "failure");
+        self.on_key_fetch(issuer, FAILURE);
     }
 
     fn on_key_fetch(&self, issuer: &str, result: &'static str) {
-        let labels = FetchLabels {
-            issuer: issuer.to_owned(),
-            result,
-        };
-        self.key_fetches.get_or_create(&labels).inc();
+        self.key_fetches
+            .get_or_create(&FetchLabels::new(issuer, result))
+            .inc();
     }
 
     /// Another configuration was loaded, or could not be.
     pub fn on_reload(&self, loaded: bool) {
-        let result = if loaded { "success" } else { "failure" };
+        let result = if loaded { SUCCESS } else { FAILURE };
         self.reloads.get_or_create(&ReloadLabels { result }).inc();
     }
 
@@ -448,6 +500,37 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn counters_begin_at_zero_and_issuers_go() {
+        let metrics = Metrics::new();
+        let issuer = "https://a.example/";
+        metrics.on_issuer(issuer);
+        let text = metrics.render(Vitals::default());
+        for series in [
+            "authgate_config_reloads_total{result=\"failure\"}",
+            "authgate_token_cache_total{result=\"hit\"}",
+            "authgate_streams{kind=\"grpc\"}",
+            "authgate_streams_expired_total{kind=\"sse\"}",
+            "authgate_key_fetches_total{issuer=\"https://a.example/\",result=\"failure\"}",
+        ] {
+            let line = format!("{series} 0");
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        // Not fetched in 1970 either.
+        assert!(!text.contains("authgate_keys_fetched_timestamp_seconds{"));
+        metrics.on_keys_fetched(issuer, UnixTime::from_secs(1));
+        metrics.on_key_fetch_failed(issuer);
+        metrics.on_keys_fetched("https://b.example/", UnixTime::from_secs(2));
+        metrics.on_issuer_gone(issuer);
+        let text = metrics.render(Vitals::default());
+        assert!(!text.contains(issuer), "{text}");
+        assert!(
+            text.contains(
+                "authgate_keys_fetched_timestamp_seconds{issuer=\"https://b.example/\"} 2"
+            )
+        );
     }
 
     #[test]

@@ -179,19 +179,26 @@ impl Reloader {
             config.upstream_protocol,
             config.timeouts.connect,
         )?;
+        let connections = connection_settings(&config)?;
+        // Last of what can fail: it makes series for new issuers.
         let keys = if same_keys(&config, &current.config) {
             None
         } else {
             Some(self.fresh_keys(&config).await?)
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
-        let connections = connection_settings(&config)?;
         let settings = current.succeeded_by(config, Arc::clone(store), connector);
         let generation = settings.generation;
         self.shared.replace(settings);
         self.connections.send_replace(connections);
         if let Some(keys) = keys {
             self.keys = keys;
+        }
+        let tenants = &self.shared.current().config.auth0.tenants;
+        for old in &current.config.auth0.tenants {
+            if tenants.iter().all(|tenant| tenant.issuer != old.issuer) {
+                self.metrics.on_issuer_gone(&old.issuer);
+            }
         }
         self.source.watch(&self.shared.current().config);
         announce(generation, self.source.file().as_deref());

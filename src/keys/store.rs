@@ -35,6 +35,9 @@ impl KeyStore {
     /// A store without keys. Nothing happens until [`KeyStore::refresh_forever`] runs.
     #[must_use]
     pub fn new(tenants: &[Tenant], settings: RotationSettings, metrics: Arc<Metrics>) -> Self {
+        for tenant in tenants {
+            metrics.on_issuer(&tenant.issuer);
+        }
         let empty = tenants.iter().map(|tenant| IssuerKeys {
             issuer: tenant.issuer.clone(),
             keys: None,

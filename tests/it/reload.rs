@@ -243,6 +243,14 @@ async fn another_issuer_takes_over_without_a_gap() {
     let answer = proxy.send(&Request::get("/x").bearer(&old_token)).await;
     assert_eq!(answer.status(), 401, "{}", answer.text());
     assert_eq!(proxy.admin("GET", "/readyz").await.status(), 200);
+    // Keys that nobody fetches any more would look as if they grew old.
+    let metrics = proxy.admin("GET", "/metrics").await.text();
+    let fetched = "authgate_keys_fetched_timestamp_seconds{";
+    assert!(
+        metrics.contains(&format!("{fetched}issuer=\"{}\"}}", new.issuer())),
+        "{metrics}"
+    );
+    assert!(!metrics.contains(&old.issuer()), "{metrics}");
 }
 
 #[tokio::test]
