@@ -31,6 +31,10 @@ const ALWAYS: [&str; 18] = [
 /// The family of headers with which proxies speak; a client is no proxy.
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 
+/// What frames a message. These names pass as they are spelled in HTTP, which was checked; another
+/// spelling means nothing here and the same thing to a backend that folds.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
 /// What a trusted proxy in front says of its client, and nothing else: it may itself relay whatever
 /// a stranger sent under other names.
 const FROM_TRUSTED_PROXIES: [&str; 4] = [
@@ -65,7 +69,10 @@ impl ManagedNames {
         if peer_is_trusted && FROM_TRUSTED_PROXIES.contains(&name) {
             return false;
         }
-        has_folded_prefix(name, FORWARDED_PREFIX) || self.holds(name)
+        let is_other_framing = FRAMING
+            .iter()
+            .any(|framing| name != *framing && is_folded(name, framing));
+        is_other_framing || has_folded_prefix(name, FORWARDED_PREFIX) || self.holds(name)
     }
 
     /// Whether two names are spellings of one.
@@ -183,12 +190,17 @@ mod tests {
             "x_request_id",
             "traceparent",
             "http2-settings",
+            "content_length",
+            "Content.Length",
+            "transfer_encoding",
         ] {
             assert!(managed.covers(&name(spelling), false), "{spelling}");
         }
         for other in [
             "accept",
+            "content-length",
             "content-type",
+            "transfer-encoding",
             "x-forward",
             "x-forwardeduser",
             "x-tenant",
