@@ -1,6 +1,6 @@
 //! Client connections: accepting them, bounding them, serving them, draining them.
 //!
-//! It knows nothing of what a request means; it is given a function that answers one.
+//! It knows nothing of what a request means; it is given a [`Handler`] that answers one.
 
 mod activity;
 mod connection;
