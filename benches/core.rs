@@ -198,6 +198,7 @@ fn thousand_routes() -> Policy {
             routes.push(Route {
                 pattern: Pattern::parse(&path).expect("a pattern"),
                 methods: Methods::Remaining,
+                mcp: None,
                 access: Access::Authenticated(Condition::All(vec![])),
                 shadow: false,
             });

@@ -149,6 +149,8 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
             line("cors.max_age", &seconds(cors.max_age))?;
         }
     }
+    line("mcp.read_bodies", &config.mcp.read_bodies)?;
+    line("mcp.max_body", &config.mcp.max_body)?;
     line(
         "streams.expiry_grace",
         &or_word(config.expiry_grace.map(seconds), "never"),
@@ -201,9 +203,12 @@ fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
         shadow(config.require.shadow)
     )?;
     for route in &config.routes {
-        let methods = match &route.methods {
-            Methods::Remaining => "every method that no other route of this path names".to_owned(),
-            Methods::Only(methods) => methods.join(" "),
+        let methods = match (&route.mcp, &route.methods) {
+            (Some(mcp), _) => mcp.to_string(),
+            (None, Methods::Remaining) => {
+                "every method that no other route of this path names".to_owned()
+            }
+            (None, Methods::Only(methods)) => methods.join(" "),
         };
         let access = match &route.access {
             Access::Authenticated(condition) => format!("authenticated, {}", words(condition)),
@@ -227,6 +232,17 @@ fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
             text,
             "note: {pattern} answers 405 to everything but {}",
             methods.join(", ")
+        )?;
+    }
+    for (pattern, leaves_some) in config.policy.gated() {
+        let others = if leaves_some {
+            "other MCP messages are 403"
+        } else {
+            "other MCP messages fall under its route without mcp"
+        };
+        writeln!(
+            text,
+            "note: {pattern} is decided by the MCP message; {others}"
         )?;
     }
     Ok(())

@@ -95,6 +95,12 @@ struct Explain {
         help = "The host of the request [default: the first of allowed_hosts]"
     )]
     host: Option<String>,
+    /// The MCP method that is asked for, where rules want to know
+    #[arg(long, value_name = "METHOD")]
+    mcp_method: Option<String>,
+    /// The MCP tool that is called (tools/call)
+    #[arg(long, value_name = "TOOL")]
+    mcp_tool: Option<String>,
     /// A request without a token; standard input is not read
     #[arg(long)]
     no_token: bool,
@@ -378,7 +384,9 @@ fn run_explain(loaded: Loaded, arguments: &Explain) -> ExitCode {
     };
     let question = credential.and_then(|credential| {
         let (method, path) = (&arguments.method, &arguments.path);
+        let (mcp_method, mcp_tool) = (&arguments.mcp_method, &arguments.mcp_tool);
         Question::new(&config, method, path, arguments.host.as_deref(), credential)
+            .and_then(|one| one.with_message(mcp_method.as_deref(), mcp_tool.as_deref()))
             .map_err(|error| error.to_string())
     });
     let question = match question {

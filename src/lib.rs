@@ -14,6 +14,7 @@
 //! | [`cors`] | which pages on other origins may ask and read |
 //! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
 //! | [`token`] | the `Authorization` header becomes a [`token::VerifiedToken`] or a [`token::Rejection`] |
+//! | [`mcp`] | where rules ask for it: which MCP method and tool is it about? |
 //! | [`keys`] | the issuers' keys as they are known now, and the tasks that keep them fresh |
 //! | [`policy`] | path, method and caller become a [`policy::Permit`] or a [`policy::Denial`] |
 //! | [`identity`] | a verified token becomes the headers that speak for it |
@@ -29,8 +30,8 @@
 //!
 //! # Invariants
 //!
-//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `cors`, `authorized` and
-//!   `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//! - **The core is pure.** `jose`, `token`, `mcp`, `policy`, `claims`, `identity`, `headers`, `cors`, `authorized`
+//!   and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
 //! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes an
 //!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
 //!   a caller that only [`token`] can prove. The headers are rewritten in the same step.
@@ -89,6 +90,7 @@ pub mod listener;
 pub mod listening;
 pub mod logging;
 mod manual;
+pub mod mcp;
 pub mod metrics;
 pub mod operate;
 pub mod policy;

@@ -105,6 +105,7 @@ fn every_shipped_file_loads() {
         names,
         [
             "machine-to-machine",
+            "mcp-tools",
             "minimal",
             "organizations",
             "public-routes",
@@ -230,6 +231,8 @@ fn the_reference_is_complete() {
         unknown = 1
         [limits]
         unknown = 1
+        [mcp]
+        unknown = 1
         [streams]
         unknown = 1
         [timeouts]
@@ -264,6 +267,7 @@ fn the_reference_is_complete() {
             "cors",
             "identity",
             "limits",
+            "mcp",
             "require",
             "require.claims[0]",
             "route[0]",
@@ -591,6 +595,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[route]]\npath = \"/a\"\nmethods = [\"get\"]", "route[0].methods", "methods are case-sensitive, so \"get\" would never match: write \"GET\""),
     ("[[route]]\npath = \"/a\"\nmethods = [\"GET POST\"]", "route[0].methods", "\"GET POST\" is not an HTTP method"),
     ("[[route]]\npath = \"/a\"\nmethods = [\"GET\", \"GET\"]", "route[0].methods", "names \"GET\" twice"),
+    ("[[route]]\npath = \"/a\"\nmcp = \"tools/call\"", "route[0].mcp", "is a string, not a table"),
+    ("[[route]]\npath = \"/a\"\nmcp = {}", "route[0].mcp", "needs exactly one of method and tool"),
+    ("[[route]]\npath = \"/a\"\nmcp = { method = \"tools/call\", tool = \"a\" }", "route[0].mcp", "needs exactly one of method and tool"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = []", "route[0].mcp.tool", "is empty, so the route would never match"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = \"\"", "route[0].mcp.tool", "is empty, or has spaces around it"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = \"a \"", "route[0].mcp.tool", "is empty, or has spaces around it"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = \"a*b\"", "route[0].mcp.tool", "stands at the end only"),
+    ("[[route]]\npath = \"/a\"\nmcp.method = [\"tools/**\"]", "route[0].mcp.method", "stands at the end only"),
+    ("[[route]]\npath = \"/a\"\nmcp.method = [\"ping\", 1]", "route[0].mcp.method[1]", "is a number, not a string"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = \"a\\u0001b\"", "route[0].mcp.tool", "holds a control character"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = [\"a\", \"a\"]", "route[0].mcp.tool", "names \"a\" twice"),
+    ("[[route]]\npath = \"/a\"\nmethods = [\"GET\"]\nmcp.tool = \"a\"", "route[0].methods", "makes no sense beside mcp, whose messages come by POST"),
+    ("[[route]]\npath = \"/a\"\nmcp.tool = \"a\"\n[[route]]\npath = \"/a\"\nmcp.tool = [\"b\", \"a\"]", "route[1]", "route[0] has the same path and takes mcp.tool \"a\" already"),
+    ("mcp.max_body = \"0KiB\"", "mcp.max_body", "must be more than zero"),
+    ("mcp.read_bodies = \"yes\"", "mcp.read_bodies", "write true or false"),
     ("[[route]]\npath = \"/a\"\naccess = \"public\"\nrequire = {}", "route[0].require", "makes no sense beside access = \"public\" or \"deny\""),
     ("[[route]]\npath = \"/a\"\naccess = \"deny\"\nrequire = { scopes = [\"a\"] }", "route[0].require", "remove one of them"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/b\"\n[[route]]\npath = \"/a\"", "route[2]", "route[0] has the same path and takes the remaining methods already"),
@@ -626,6 +645,7 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("auth0.roles_claim = \"roles\"", "auth0.roles_claim", "Auth0 silently drops a claim named \"roles\": let the Action set \"https://your-app.com/roles\""),
     ("require.claims = [{ claim = \"groups\", contains = \"staff\" }]", "require.claims[0].claim", "Auth0 silently drops a claim named \"groups\""),
     ("identity.headers.x-roles = \"roles\"", "identity.headers.\"x-roles\"", "Auth0 silently drops a claim named \"roles\""),
+    ("mcp.read_bodies = true", "mcp.read_bodies", "does nothing without a [[route]] that has mcp"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
 ];
 
@@ -693,6 +713,8 @@ const UNUSUAL: &[&str] = &[
     "[[route]]\npath = \"/\"\n[[route]]\npath = \"/**\"",
     "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\n[[route]]\npath = \"/A\"",
     "[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"",
+    "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nmcp.tool = \"*\"\n[[route]]\npath = \"/a\"\nmcp.method = [\"tools/call\", \"ping\"]\nmethods = [\"POST\"]",
+    "mcp = { max_body = \"64KiB\" }\nroute = [{ path = \"/a\", mcp.tool = [\"Gr\u{fc}\u{df}e senden\", \"a b*\"] }]",
     "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
 ];
 
@@ -767,6 +789,9 @@ const UNSEEN: &[(&str, &str)] = &[
     ("stands for a whole segment", "paths"),
     ("names \"GET\" twice", "what else is in the list"),
     ("makes no sense beside access", "another key"),
+    ("makes no sense beside mcp", "another key"),
+    ("holds a control character", "single characters"),
+    ("names \"a\" twice", "what else is in the list"),
     ("has the same path", "another route"),
 ];
 

@@ -23,7 +23,16 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         &["http", "serde_json"],
     ),
     ("identity", &["claims", "token"], &["http", "serde_json"]),
-    ("policy", &["claims", "identity", "token"], &["serde_json"]),
+    (
+        "mcp",
+        &["headers", "jose"],
+        &["base64", "http", "serde_json"],
+    ),
+    (
+        "policy",
+        &["claims", "identity", "mcp", "token"],
+        &["serde_json"],
+    ),
     ("headers", &["identity"], &["http"]),
     ("authorized", &["headers", "policy"], &["http"]),
     ("cors", &[], &["http"]),
@@ -115,6 +124,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "identity",
             "keys",
             "listener",
+            "mcp",
             "metrics",
             "policy",
             "random",
@@ -188,6 +198,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "identity",
             "jose",
             "listener",
+            "mcp",
             "policy",
             "proxy",
             "token",
@@ -365,7 +376,7 @@ fn every_import_is_in_the_plan() {
 #[test]
 fn the_core_has_no_io_no_clock_and_no_log() {
     // `explain` stands above the proxy, and is as pure as what it tells of.
-    const CORE: [&str; 11] = [
+    const CORE: [&str; 12] = [
         "authorized",
         "claims",
         "cors",
@@ -373,6 +384,7 @@ fn the_core_has_no_io_no_clock_and_no_log() {
         "headers",
         "identity",
         "jose",
+        "mcp",
         "policy",
         "random",
         "rotation",
@@ -444,8 +456,9 @@ fn only_the_named_modules_make_the_proofs() {
 /// The refusal codes in the code are the ones in the README: each with what to do about it.
 #[test]
 fn every_code_stands_in_the_readme() {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 7] = [
         "listener/connection.rs",
+        "mcp/error.rs",
         "policy/decision.rs",
         "proxy/access_log.rs",
         "proxy/refusal.rs",

@@ -4,6 +4,7 @@
 
 mod auth0;
 mod cors;
+mod mcp;
 mod network;
 mod reader;
 mod rules;
@@ -20,6 +21,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
+pub use mcp::McpSettings;
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
@@ -87,6 +89,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Which pages on other origins may ask; `None` leaves it to the upstream.
     pub cors: Option<CorsSettings>,
+    /// How far MCP messages are read.
+    pub mcp: McpSettings,
     /// How long a stream may outlive its token; `None` for `"never"`, which ends no stream.
     pub expiry_grace: Option<Duration>,
 }
@@ -335,6 +339,8 @@ fn read(
         .ok();
     let token_sources = token_sources(root.section("token_sources", problems), problems);
     let cors = cors::read(root.section("cors", problems), problems);
+    let is_gated = routes.iter().any(|route| route.mcp.is_some());
+    let mcp = mcp::read(root.section("mcp", problems), is_gated, problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
     root.finish(problems);
@@ -364,6 +370,7 @@ fn read(
         limits,
         timeouts,
         cors,
+        mcp,
         expiry_grace,
     })
 }

@@ -7,7 +7,8 @@ use super::reader::{Problems, Section, strings, type_name};
 use super::schema::Form;
 use crate::claims::ClaimPath;
 use crate::policy::{
-    Access, ClaimTest, Condition, ListMode, Methods, Pattern, Requirement, Route, Scalar,
+    Access, ClaimTest, Condition, ListMode, McpCondition, Methods, NamePattern, Pattern,
+    Requirement, Route, Scalar,
 };
 use crate::token::SubjectKind;
 
@@ -28,6 +29,7 @@ const PATH: &str = r"^\s*/";
 const METHOD: &str = "^[!#$%&'*+.^_`|~0-9A-Z-]+$";
 const TRIMMED: &str = r"^\S(.*\S)?$";
 const WORD: &str = r"^\S+$";
+const NAME_PATTERN: &str = r"^[^\s*]([^*]*[^\s*])?\*?$|^\*$";
 
 /// Reads `[require]`.
 pub(super) fn requirement(
@@ -72,6 +74,20 @@ pub(super) fn route(
             .ok(),
     };
     let methods = methods(&mut section, problems);
+    let mcp = mcp_condition(&mut section, problems);
+    let methods = match (methods, &mcp) {
+        (methods, None) => methods,
+        (methods, Some(_)) => {
+            let post = Methods::Only(vec!["POST".to_owned()]);
+            if methods != Methods::Remaining && methods != post {
+                problems.error(
+                    section.path_of("methods"),
+                    "makes no sense beside mcp, whose messages come by POST: remove it",
+                );
+            }
+            post
+        }
+    };
     let shadow = section.boolean("shadow", problems).unwrap_or(false);
     let word = section
         .choice(
@@ -101,9 +117,55 @@ pub(super) fn route(
     Some(Route {
         pattern: pattern?,
         methods,
+        mcp,
         access,
         shadow,
     })
+}
+
+/// Reads `mcp` of a route: which messages it is about.
+fn mcp_condition(route: &mut Section, problems: &mut Problems) -> Option<McpCondition> {
+    let is_there = route.has("mcp");
+    let told = problems.errors.len();
+    let mut section = route.section("mcp", problems);
+    let is_table = problems.errors.len() == told;
+    let path = section.path_of("");
+    let given = section.count_alternatives(["method", "tool"].into_iter());
+    let method = name_patterns(&mut section, "method", problems).map(McpCondition::Method);
+    let tool = name_patterns(&mut section, "tool", problems).map(McpCondition::Tool);
+    section.finish(problems);
+    if is_there && is_table && given != 1 {
+        problems.error(
+            path.trim_end_matches('.'),
+            "needs exactly one of method and tool: a tool is always called by tools/call",
+        );
+    }
+    // A route that lost its condition would take messages that it is not about.
+    tool.or(method)
+        .or_else(|| is_there.then(|| McpCondition::Method(Vec::new())))
+}
+
+fn name_patterns(
+    section: &mut Section,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Option<Vec<NamePattern>> {
+    let path = section.path_of(key);
+    let list = section.strings_of(key, Form::Some(NAME_PATTERN), problems)?;
+    if list.is_empty() {
+        problems.error(&path, "is empty, so the route would never match");
+    }
+    let mut patterns: Vec<NamePattern> = Vec::new();
+    for text in list {
+        match NamePattern::parse(&text) {
+            Ok(pattern) if patterns.contains(&pattern) => {
+                problems.error(&path, format!("names {text:?} twice"));
+            }
+            Ok(pattern) => patterns.push(pattern),
+            Err(error) => problems.error(&path, format!("{text:?}: {error}")),
+        }
+    }
+    Some(patterns)
 }
 
 fn methods(section: &mut Section, problems: &mut Problems) -> Methods {

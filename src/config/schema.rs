@@ -362,7 +362,8 @@ impl Manual {
             };
             let text = (!prose.is_empty()).then(|| prose.join(" ").into());
             let default = default(&defaults, &path).filter(|default| !default.is_object());
-            entries.insert(path, Entry { text, default });
+            // A second table of a list only shows what the first one cannot.
+            entries.entry(path).or_insert(Entry { text, default });
         }
         Self { entries }
     }
@@ -432,6 +433,7 @@ mod tests {
             ("cors", "Pages on other origins", None),
             ("route", "Any number of routes", None),
             ("route.methods", "These methods only", None),
+            ("route.mcp", "These MCP messages only", None),
             ("require.any_scope", "All of these, or any of these", None),
             ("limits.headers", "Header fields", Some("100")),
             ("identity.headers", "Header = claim", None),

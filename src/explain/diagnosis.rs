@@ -188,6 +188,7 @@ impl Line<'_> {
             Refusal::Path(PathError::TooManyReadings) => "The path can be read in too many ways: encode it once only, and leave out \"..\", \"//\" and \";\".".to_owned(),
             Refusal::Path(error) => format!("The path is malformed ({error}): encode it properly."),
             Refusal::Head(HeadError::Method) => "CONNECT and TRACE are not served.".to_owned(),
+            Refusal::Message(_) => "The MCP method, or the tool, decides here: ask with --mcp-method or --mcp-tool. A client that says neither is refused.".to_owned(),
             Refusal::UriTooLong => "The path is longer than limits.uri_bytes: send less, or raise it.".to_owned(),
             other => format!("The request is refused before any token is looked at: {}.", self.ink.text(&other.to_string())),
         }
@@ -481,6 +482,12 @@ impl Line<'_> {
                 format!("The route {route} is denied to everybody (access = \"deny\").")
             }
             Denial::Unmatched => "No route matches the path, and unmatched = \"deny\": add a [[route]] for it.".to_owned(),
+            Denial::MessageNotCovered { route } => format!(
+                "The route {route} has rules for other MCP methods and tools only, and names are compared letter for letter: add the name, or a route with the same path and no mcp."
+            ),
+            Denial::MessageUnread { route } => format!(
+                "The route {route} asks for the MCP method or tool: ask with --mcp-method or --mcp-tool."
+            ),
             Denial::MethodNotCovered { route, allow } => format!(
                 "The route {route} takes {} only, and methods are compared letter for letter: add the method, or a route with the same path and no methods.",
                 allow.join(", ")

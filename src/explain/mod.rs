@@ -27,6 +27,7 @@ use crate::cors::Origin;
 use crate::headers::{Host, Outbound, Pseudonym};
 use crate::identity::Identity;
 use crate::listener::Unreadable;
+use crate::mcp::{Call, Message};
 use crate::policy::{Caller, Permit};
 use crate::proxy::{self, Refusal};
 use crate::token::{BearerToken, Keyring, Verifier};
@@ -46,6 +47,7 @@ pub struct Question {
     target: String,
     host: HeaderValue,
     credential: Option<String>,
+    message: Option<Message>,
 }
 
 /// Why there is no such request to ask about.
@@ -57,6 +59,8 @@ pub enum QuestionError {
     Host,
     /// The path has a query with a token in it.
     TokenInPath,
+    /// A tool is called by one method.
+    Tool,
 }
 
 impl std::fmt::Display for QuestionError {
@@ -66,6 +70,9 @@ impl std::fmt::Display for QuestionError {
             Self::Host => "--host: not a host",
             Self::TokenInPath => {
                 "--path: its query holds a token; a token is read from standard input only"
+            }
+            Self::Tool => {
+                "--mcp-tool: goes with --mcp-method tools/call, which needs one, or alone"
             }
         })
     }
@@ -135,6 +142,7 @@ impl Question {
             target: target.to_owned(),
             host: HeaderValue::try_from(host).map_err(|_| QuestionError::Host)?,
             credential: None,
+            message: None,
         };
         if let Ok(head) = question.head()
             && config.token_sources.find(&head, false) != Ok(None)
@@ -144,6 +152,30 @@ impl Question {
         Ok(Self {
             credential,
             ..question
+        })
+    }
+
+    /// The same request with an MCP message: a method, or the call of a tool.
+    ///
+    /// # Errors
+    ///
+    /// [`QuestionError::Tool`] when the two do not go together.
+    pub fn with_message(
+        self,
+        method: Option<&str>,
+        tool: Option<&str>,
+    ) -> Result<Self, QuestionError> {
+        let call = match (method, tool) {
+            (None, None) => return Ok(self),
+            (None | Some("tools/call"), Some(tool)) => Call::tool_call(tool),
+            (Some(_), Some(_)) => return Err(QuestionError::Tool),
+            (Some(method), None) => {
+                Call::new(method.to_owned(), None).map_err(|_| QuestionError::Tool)?
+            }
+        };
+        Ok(Self {
+            message: Some(Message::Call(call)),
+            ..self
         })
     }
 
@@ -236,7 +268,8 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
             report.code = Some(refusal.code());
             let realm = &config.auth0.name;
             let id = HeaderValue::from_static(FRESH);
-            let answer = proxy::refusal_text(&refusal, false, realm, &id, &Origin::None);
+            let answer =
+                proxy::refusal_text(&refusal, proxy::Reader::Http, realm, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 if let Some(value) = answer.headers().get(&name) {
@@ -267,8 +300,16 @@ fn decide<'c>(
     }
     let method = head.method.as_str();
     let path = head.uri.path();
-    steps.rulings(&config.policy, method, path, config.deny_unmatched);
-    let matched = config.policy.matched(method, path).map_err(Refusal::Path)?;
+    let messages: Vec<Message> = question.message.iter().cloned().collect();
+    steps.rulings(
+        &config.policy,
+        method,
+        path,
+        &messages,
+        config.deny_unmatched,
+    );
+    let matched = config.policy.matched_with(method, path, &messages);
+    let matched = matched.map_err(Refusal::Path)?;
     facts.matched(&matched);
 
     let found = config.token_sources.find(&head, false);
@@ -284,6 +325,10 @@ fn decide<'c>(
     };
     if let Caller::Verified(identity) = &caller {
         steps.rules(&matched, identity.token().claims());
+    }
+    if proxy::needs_message(&matched, &caller) {
+        // Nothing says what it is, so it is refused as one that says nothing.
+        proxy::message_of_head(config, &head).map_err(Refusal::Message)?;
     }
     let permit = matched.authorize(caller).map_err(Refusal::Denied)?;
     steps.permitted(&permit);

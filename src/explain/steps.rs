@@ -6,7 +6,8 @@ use super::ink::Ink;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
 use crate::jose::{JwsError, KeySet};
-use crate::policy::{Access, Condition, Matched, Methods, Permit, Policy, Ruling};
+use crate::mcp::Message;
+use crate::policy::{Access, Condition, Matched, Methods, Miss, Permit, Policy, Ruling};
 use crate::proxy::Refusal;
 use crate::token::{
     AuthorizationError, BearerToken, ClaimCheck, Keyring, Rejection, SignedToken, SubjectKind,
@@ -191,9 +192,10 @@ impl<'i> Steps<'i> {
         policy: &Policy,
         method: &str,
         path: &str,
+        messages: &[Message],
         deny_unmatched: bool,
     ) {
-        let rulings = match policy.rulings(method, path) {
+        let rulings = match policy.rulings(method, path, messages) {
             Ok(rulings) => rulings,
             Err(error) => {
                 self.add(
@@ -258,15 +260,26 @@ impl<'i> Steps<'i> {
             ),
             (Some(pattern), None) => (
                 ruling.shadow,
-                format!(
-                    "{pattern}: no route of this path takes {}",
-                    self.ink.text(method)
-                ),
+                match ruling.miss {
+                    Some(Miss::Message) => {
+                        format!("{pattern}: no route of this path takes the MCP message")
+                    }
+                    Some(Miss::MessageUnread) => {
+                        format!("{pattern}: the MCP method or tool decides, and is not given")
+                    }
+                    Some(Miss::Method) | None => format!(
+                        "{pattern}: no route of this path takes {}",
+                        self.ink.text(method)
+                    ),
+                },
             ),
             (Some(pattern), Some(route)) => {
-                let methods = match &route.methods {
-                    Methods::Remaining => "every method that no other route names".to_owned(),
-                    Methods::Only(methods) => methods.join(" "),
+                let methods = match (&route.mcp, &route.methods) {
+                    (Some(mcp), _) => mcp.to_string(),
+                    (None, Methods::Remaining) => {
+                        "every method that no other route names".to_owned()
+                    }
+                    (None, Methods::Only(methods)) => methods.join(" "),
                 };
                 let access = route.access.name();
                 (

@@ -8,7 +8,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// How deeply arrays and objects may nest. Auth0 nests `act` five deep; recursion must end somewhere.
+/// How deeply arrays and objects of a token may nest. Auth0 nests `act` five deep; recursion must end
+/// somewhere.
 const MAX_DEPTH: u8 = 32;
 
 /// Why bytes are not an acceptable JSON object.
@@ -29,12 +30,7 @@ impl std::error::Error for JsonError {}
 ///
 /// [`JsonError`] says what is wrong: syntax, a duplicate, too deep, or not an object.
 pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0 }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| JsonError(error.to_string()))?;
-    match value {
+    match parse_value(bytes, MAX_DEPTH)? {
         Value::Object(members) => Ok(members),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Err(JsonError("not a JSON object".to_owned()))
@@ -42,17 +38,38 @@ pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
-/// Deserializes any JSON value, refusing what [`parse_object`] refuses.
+/// Parses UTF-8 JSON bytes of any one value, likewise, where arrays and objects may nest this deep.
+///
+/// # Errors
+///
+/// [`JsonError`] says what is wrong: syntax, a duplicate, or too deep.
+pub fn parse_value(bytes: &[u8], max_depth: u8) -> Result<Value, JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let strict = Strict {
+        depth: 0,
+        max_depth,
+    };
+    strict
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| JsonError(error.to_string()))
+}
+
+/// Deserializes any JSON value, refusing what [`parse_value`] refuses.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: u8,
+    max_depth: u8,
 }
 
 impl Strict {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         match self.depth.checked_add(1) {
-            Some(depth) if depth <= MAX_DEPTH => Ok(Self { depth }),
-            _ => Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}"))),
+            Some(depth) if depth <= self.max_depth => Ok(Self { depth, ..self }),
+            _ => Err(E::custom(format_args!(
+                "nested deeper than {}",
+                self.max_depth
+            ))),
         }
     }
 }

@@ -10,6 +10,6 @@ mod jwk;
 mod jws;
 
 pub use algorithm::Algorithm;
-pub use json::{JsonError, parse_object};
+pub use json::{JsonError, parse_object, parse_value};
 pub use jwk::{Key, KeySet, KeySetError, MAX_DOCUMENT_BYTES, SkippedKey};
 pub use jws::{CompactJws, Header, JwsError, VerifiedPayload};

@@ -12,6 +12,7 @@ use super::route::{Access, Route};
 use super::table::{DuplicateRoute, PatternRoutes, Table};
 use crate::claims::{Claims, WrongType};
 use crate::identity::Identity;
+use crate::mcp::Message;
 
 /// All rules of a configuration.
 #[derive(Debug, Clone)]
@@ -45,14 +46,29 @@ pub struct Matched<'p> {
     policy: &'p Policy,
     first: Outcome<'p>,
     others: Vec<Outcome<'p>>,
+    is_gated: bool,
 }
 
 /// What one reading of the path leads to.
 #[derive(Debug, Clone, Copy)]
 enum Outcome<'p> {
+    MessageNotCovered(&'p PatternRoutes),
+    /// The message decides, and nobody has read it.
+    MessageUnread(&'p PatternRoutes),
     MethodNotCovered(&'p PatternRoutes),
     Route(&'p Route),
     Unmatched,
+}
+
+/// Why a path that has routes leads to none of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// None takes the MCP message.
+    Message,
+    /// The MCP message decides, and is not known.
+    MessageUnread,
+    /// None takes the method.
+    Method,
 }
 
 /// The proof that the rules let a caller's request pass. Only this module makes one, and it holds
@@ -69,6 +85,16 @@ pub enum Denial {
     /// The route says `access = "deny"`.
     Denied {
         /// Its path pattern.
+        route: Arc<str>,
+    },
+    /// The path has routes for some MCP messages, and none of them takes this one.
+    MessageNotCovered {
+        /// The path pattern.
+        route: Arc<str>,
+    },
+    /// The MCP message decides, and is not known.
+    MessageUnread {
+        /// The path pattern.
         route: Arc<str>,
     },
     /// The path has routes, and none of them takes this method.
@@ -123,8 +149,10 @@ pub struct Ruling<'p> {
     pub reading: String,
     /// The path pattern; `None` when no route matches.
     pub pattern: Option<&'p Arc<str>>,
-    /// The route of that pattern which takes the method, if one does.
+    /// The route of that pattern which takes the method and the message, if one does.
     pub route: Option<&'p Route>,
+    /// Why none does.
+    pub miss: Option<Miss>,
     /// Whether a refusal here is only logged and counted.
     pub shadow: bool,
 }
@@ -147,42 +175,76 @@ impl Policy {
         })
     }
 
-    /// Finds the rules for a request, under every reading of its path.
+    /// Finds the rules for a request, under every reading of its path. Where an MCP message decides,
+    /// nobody passes before it is read: see [`Policy::matched_with`].
     ///
     /// # Errors
     ///
     /// [`PathError`] for a path that cannot be decided on.
     pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
+        self.matched_with(method, path, &[])
+    }
+
+    /// The same for a request with these MCP messages, all of which must be permitted. They count only
+    /// where rules ask for them; none at all is none that was read.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn matched_with(
+        &self,
+        method: &str,
+        path: &str,
+        messages: &[Message],
+    ) -> Result<Matched<'_>, PathError> {
         let mut outcomes = Vec::new();
-        self.look_up(method, path, |_, outcome| outcome.add_to(&mut outcomes))?;
+        let mut is_gated = false;
+        self.look_up(method, path, messages, |_, outcome, gated| {
+            is_gated |= gated;
+            outcome.add_to(&mut outcomes);
+        })?;
         let others = outcomes.split_off(outcomes.len().min(1));
         Ok(Matched {
             policy: self,
             // Every lookup answers at least once; without an answer nothing may pass.
             first: outcomes.pop().unwrap_or(Outcome::Unmatched),
             others,
+            is_gated,
         })
     }
 
-    /// What each reading of the path leads to, as [`Policy::matched`] sees it.
+    /// What each reading of the path leads to, as [`Policy::matched_with`] sees it.
     ///
     /// # Errors
     ///
     /// The same.
-    pub fn rulings(&self, method: &str, path: &str) -> Result<Vec<Ruling<'_>>, PathError> {
+    pub fn rulings(
+        &self,
+        method: &str,
+        path: &str,
+        messages: &[Message],
+    ) -> Result<Vec<Ruling<'_>>, PathError> {
         let mut rulings = Vec::new();
-        self.look_up(method, path, |reading, outcome| {
+        self.look_up(method, path, messages, |reading, outcome, _| {
             rulings.push(Ruling {
                 reading: reading.to_owned(),
                 pattern: outcome.pattern(),
                 route: match outcome {
                     Outcome::Route(route) => Some(route),
-                    Outcome::MethodNotCovered(_) | Outcome::Unmatched => None,
+                    _ => None,
+                },
+                miss: match outcome {
+                    Outcome::MessageNotCovered(_) => Some(Miss::Message),
+                    Outcome::MessageUnread(_) => Some(Miss::MessageUnread),
+                    Outcome::MethodNotCovered(_) => Some(Miss::Method),
+                    Outcome::Route(_) | Outcome::Unmatched => None,
                 },
                 shadow: match outcome {
                     Outcome::Route(route) => route.shadow,
-                    Outcome::MethodNotCovered(known) => known.is_shadow(),
-                    Outcome::Unmatched => false,
+                    Outcome::MethodNotCovered(known) | Outcome::MessageNotCovered(known) => {
+                        known.is_shadow()
+                    }
+                    Outcome::MessageUnread(_) | Outcome::Unmatched => false,
                 },
             });
         })?;
@@ -194,20 +256,29 @@ impl Policy {
         &'p self,
         method: &str,
         path: &str,
-        mut found: impl FnMut(&str, Outcome<'p>),
+        messages: &[Message],
+        mut found: impl FnMut(&str, Outcome<'p>, bool),
     ) -> Result<(), PathError> {
         let readings = Readings::of(path, self.table.slash_matters())?;
         for reading in readings.iter() {
             for patterns in self.table.lookups(reading).into_iter().flatten() {
                 if patterns.is_empty() {
-                    found(reading, Outcome::Unmatched);
+                    found(reading, Outcome::Unmatched, false);
                 }
                 for pattern in patterns {
-                    let route = pattern.for_method(method);
-                    found(
-                        reading,
-                        route.map_or(Outcome::MethodNotCovered(pattern), Outcome::Route),
-                    );
+                    let gated = pattern.is_gated();
+                    let mut found = |outcome| found(reading, outcome, gated);
+                    if !pattern.asks_for_message(method) {
+                        let route = pattern.for_method(method);
+                        found(route.map_or(Outcome::MethodNotCovered(pattern), Outcome::Route));
+                        continue;
+                    }
+                    if messages.is_empty() {
+                        found(Outcome::MessageUnread(pattern));
+                    }
+                    for route in messages.iter().flat_map(|one| pattern.for_message(one)) {
+                        found(route.map_or(Outcome::MessageNotCovered(pattern), Outcome::Route));
+                    }
                 }
             }
         }
@@ -220,7 +291,16 @@ impl Policy {
             .patterns()
             .iter()
             .filter(|known| known.leaves_methods_uncovered())
-            .map(|known| (known.pattern().source(), known.named_methods().collect()))
+            .map(|known| (known.pattern().source(), known.named_methods()))
+    }
+
+    /// The patterns where the MCP message decides, and whether some messages have no route there.
+    pub fn gated(&self) -> impl Iterator<Item = (&Arc<str>, bool)> {
+        self.table
+            .patterns()
+            .iter()
+            .filter(|known| known.is_gated())
+            .map(|known| (known.pattern().source(), known.for_method("POST").is_none()))
     }
 }
 
@@ -229,6 +309,12 @@ impl<'p> Matched<'p> {
     #[must_use]
     pub fn route(&self) -> Option<&'p Arc<str>> {
         self.first.pattern()
+    }
+
+    /// Whether rules of this path ask for MCP messages.
+    #[must_use]
+    pub const fn is_gated(&self) -> bool {
+        self.is_gated
     }
 
     /// Whether every reading leads to a public route, so that no token is needed.
@@ -244,7 +330,13 @@ impl<'p> Matched<'p> {
     fn is_public_but_for_its_method(&self) -> bool {
         self.outcomes().all(|outcome| match outcome {
             Outcome::Route(route) => route.access == Access::Public,
-            Outcome::MethodNotCovered(known) => known.is_public(),
+            Outcome::MethodNotCovered(known) | Outcome::MessageNotCovered(known) => {
+                known.is_public()
+            }
+            // The message may be one that needs no token.
+            Outcome::MessageUnread(known) => known
+                .for_messages()
+                .any(|route| route.access == Access::Public),
             Outcome::Unmatched => false,
         })
     }
@@ -253,7 +345,8 @@ impl<'p> Matched<'p> {
     ///
     /// # Errors
     ///
-    /// [`Denial`] names the first rule that refuses.
+    /// [`Denial`] names the first rule that refuses. [`Denial::MessageUnread`] comes last, when
+    /// everything else is settled.
     pub fn authorize(&self, caller: Caller) -> Result<Permit, Denial> {
         let claims = match &caller {
             Caller::Anonymous => None,
@@ -273,7 +366,7 @@ impl<'p> Matched<'p> {
     pub fn authorize_preflight(&self) -> Result<Permit, Denial> {
         let shadowed = match self.refuse_denied() {
             Ok(shadowed) => shadowed,
-            // The request itself will meet its 405; asking about it harms nobody.
+            // The request itself will meet its refusal; asking about it harms nobody.
             Err(Denial::MethodNotCovered { .. }) => Vec::new(),
             Err(denial) => return Err(denial),
         };
@@ -289,17 +382,27 @@ impl<'p> Matched<'p> {
             return Err(Denial::TokenRequired);
         }
         let mut shadowed = self.refuse_denied()?;
+        let unread = self.outcomes().find_map(|outcome| match outcome {
+            Outcome::MessageUnread(known) => Some(Denial::MessageUnread {
+                route: Arc::clone(known.pattern().source()),
+            }),
+            _ => None,
+        });
         if let Some(claims) = claims {
             let (shadow, enforced): (Vec<_>, Vec<_>) =
                 self.rules().into_iter().partition(|rule| rule.shadow);
-            check(&enforced, claims)?;
+            match check(&enforced, claims) {
+                // The message may need more scopes, and all are told at once.
+                Err(Denial::ScopeMissing { .. }) if unread.is_some() => {}
+                checked => checked?,
+            }
             shadowed.extend(
                 shadow
                     .iter()
                     .filter_map(|one| check(std::slice::from_ref(one), claims).err()),
             );
         }
-        Ok(shadowed)
+        unread.map_or(Ok(shadowed), Err)
     }
 
     /// Refuses what no claim could open. Answers with what a shadow rule would have refused.
@@ -316,11 +419,28 @@ impl<'p> Matched<'p> {
                 Outcome::MethodNotCovered(known) => {
                     let denial = Denial::MethodNotCovered {
                         route: Arc::clone(known.pattern().source()),
-                        allow: known.named_methods().map(str::to_owned).collect(),
+                        allow: known
+                            .named_methods()
+                            .into_iter()
+                            .map(str::to_owned)
+                            .collect(),
                     };
                     (denial, known.is_shadow())
                 }
-                Outcome::Route(_) | Outcome::Unmatched => continue,
+                Outcome::MessageNotCovered(known) => {
+                    let route = Arc::clone(known.pattern().source());
+                    (Denial::MessageNotCovered { route }, known.is_shadow())
+                }
+                // Whatever the message says, nobody may pass.
+                Outcome::MessageUnread(known)
+                    if known
+                        .for_messages()
+                        .all(|route| route.access == Access::Deny && !route.shadow) =>
+                {
+                    let route = Arc::clone(known.pattern().source());
+                    (Denial::Denied { route }, false)
+                }
+                Outcome::Route(_) | Outcome::MessageUnread(_) | Outcome::Unmatched => continue,
             };
             match denial {
                 _ if shadow => shadowed.push(denial),
@@ -415,7 +535,9 @@ impl<'p> Outcome<'p> {
     fn pattern(&self) -> Option<&'p Arc<str>> {
         match self {
             Self::Route(route) => Some(route.pattern.source()),
-            Self::MethodNotCovered(known) => Some(known.pattern().source()),
+            Self::MessageNotCovered(known)
+            | Self::MessageUnread(known)
+            | Self::MethodNotCovered(known) => Some(known.pattern().source()),
             Self::Unmatched => None,
         }
     }
@@ -424,9 +546,9 @@ impl<'p> Outcome<'p> {
     fn add_to(self, outcomes: &mut Vec<Self>) {
         let same = |other: &Self| match (self, other) {
             (Outcome::Route(one), Outcome::Route(two)) => std::ptr::eq(one, *two),
-            (Outcome::MethodNotCovered(one), Outcome::MethodNotCovered(two)) => {
-                std::ptr::eq(one, *two)
-            }
+            (Outcome::MethodNotCovered(one), Outcome::MethodNotCovered(two))
+            | (Outcome::MessageNotCovered(one), Outcome::MessageNotCovered(two))
+            | (Outcome::MessageUnread(one), Outcome::MessageUnread(two)) => std::ptr::eq(one, *two),
             (Outcome::Unmatched, Outcome::Unmatched) => true,
             _ => false,
         };
@@ -462,6 +584,8 @@ impl Denial {
             | Self::RuleFailed { .. }
             | Self::Unmatched
             | Self::WrongClaimType { .. } => "rule_denied",
+            Self::MessageNotCovered { .. } => "mcp_denied",
+            Self::MessageUnread { .. } => "mcp_unreadable",
             Self::MethodNotCovered { .. } => "method_denied",
             Self::ScopeMissing { .. } => "scope_missing",
             Self::TokenRequired => "token_missing",
@@ -473,6 +597,10 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied { route } => write!(f, "{route}: access is deny"),
+            Self::MessageNotCovered { route } => {
+                write!(f, "{route}: no route of this path takes the MCP message")
+            }
+            Self::MessageUnread { route } => write!(f, "{route}: the MCP message is not known"),
             Self::MethodNotCovered { route, allow } => write!(f, "{route}: only {allow:?}"),
             Self::RuleFailed { rule, condition } => write!(f, "{rule}: {condition} does not hold"),
             Self::ScopeMissing { rule, needed } => write!(f, "{rule}: needs scopes {needed:?}"),
@@ -489,7 +617,8 @@ impl std::error::Error for Denial {}
 mod tests {
     use super::{Condition, Denial, Policy, Requirement};
     use crate::claims::{ClaimPath, Claims};
-    use crate::policy::{Access, ListMode, Methods, Pattern, Route};
+    use crate::mcp::{Call, Message};
+    use crate::policy::{Access, ListMode, McpCondition, Methods, NamePattern, Pattern, Route};
     use serde_json::{Value, json};
 
     fn scopes(needed: &[&str]) -> Condition {
@@ -519,6 +648,7 @@ mod tests {
             } else {
                 Methods::Only(methods.iter().map(|m| (*m).to_owned()).collect())
             },
+            mcp: None,
             access,
             shadow: false,
         }
@@ -543,6 +673,227 @@ mod tests {
         match matched.decide(who.map(claims).as_ref()) {
             Ok(_) => "passes",
             Err(denial) => denial.code(),
+        }
+    }
+
+    fn mcp_route(path: &str, condition: &str, access: Access) -> Route {
+        let (key, names) = condition.split_once(' ').expect("KEY NAMES");
+        let names = names
+            .split(' ')
+            .map(|name| NamePattern::parse(name).expect(name))
+            .collect();
+        Route {
+            mcp: Some(match key {
+                "method" => McpCondition::Method(names),
+                _ => McpCondition::Tool(names),
+            }),
+            ..route(path, &["POST"], access)
+        }
+    }
+
+    fn needs(scope: &str) -> Access {
+        Access::Authenticated(scopes(&[scope]))
+    }
+
+    fn tool(name: &str) -> Message {
+        Message::Call(Call::tool_call(name))
+    }
+
+    fn called(method: &str) -> Message {
+        Message::Call(Call::new(method.to_owned(), None).expect(method))
+    }
+
+    /// `passes`, or the code of the refusal, with the scopes that are needed.
+    fn decide_message(
+        policy: &Policy,
+        request: &str,
+        messages: &[Message],
+        who: Option<&Value>,
+    ) -> String {
+        let (method, path) = request.split_once(' ').expect("METHOD PATH");
+        let matched = policy.matched_with(method, path, messages).expect(path);
+        match matched.decide(who.map(claims).as_ref()) {
+            Ok(_) => "passes".to_owned(),
+            Err(Denial::ScopeMissing { needed, .. }) => {
+                needed.into_iter().collect::<Vec<_>>().join(" ")
+            }
+            Err(denial) => denial.code().to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_closest_condition_on_the_message_decides() {
+        let policy = policy(
+            Condition::All(vec![]),
+            vec![
+                route("/mcp", &[], needs("base")),
+                mcp_route("/mcp", "method tools/*", needs("tools")),
+                mcp_route("/mcp", "method tools/call ping", needs("call")),
+                mcp_route("/mcp", "tool *", needs("any")),
+                mcp_route("/mcp", "tool delete_*", needs("delete")),
+                mcp_route("/mcp", "tool delete_all", Access::Deny),
+                mcp_route("/mcp", "tool delete_user_* Wipe", needs("users")),
+            ],
+        );
+        let nobody = json!({ "scope": "" });
+        let caller = Some(&nobody);
+        for (messages, expected) in [
+            (vec![called("tools/list")], "tools"),
+            (vec![called("ping")], "call"),
+            (vec![called("prompts/list")], "base"),
+            (vec![called("toolsX")], "base"),
+            (vec![tool("read")], "any"),
+            (vec![tool("")], "any"),
+            (vec![tool("delete_x")], "delete"),
+            (vec![tool("delete_all")], "rule_denied"),
+            (vec![tool("delete_all2")], "delete"),
+            (vec![tool("delete_user_7")], "users"),
+            (vec![Message::Answer], "base"),
+            // Another spelling may mean the same to a backend, and something else.
+            (vec![tool("Delete_x")], "any delete"),
+            (vec![tool(" delete_x ")], "any delete"),
+            (vec![tool("DELETE_ALL")], "rule_denied"),
+            (vec![tool("wipe")], "any users"),
+            (vec![called("PING")], "base call"),
+            // All of a batch must be permitted.
+            (
+                vec![called("tools/list"), tool("delete_x"), Message::Answer],
+                "base delete tools",
+            ),
+            (
+                vec![called("tools/list"), tool("delete_all")],
+                "rule_denied",
+            ),
+            // Nothing is known, so nothing passes.
+            (vec![], "mcp_unreadable"),
+        ] {
+            for path in ["/mcp", "/mcp/", "//mcp", "/%6dcp", "/x/../mcp"] {
+                let found = decide_message(&policy, &format!("POST {path}"), &messages, caller);
+                assert_eq!(found, expected, "{path} {messages:?}");
+            }
+        }
+        let some = json!({ "scope": "any" });
+        assert_eq!(
+            decide_message(&policy, "POST /mcp", &[tool("read")], Some(&some)),
+            "passes"
+        );
+        assert_eq!(
+            decide_message(&policy, "POST /mcp", &[tool("Delete_x")], Some(&some)),
+            "any delete"
+        );
+        assert_eq!(
+            decide_message(&policy, "POST /mcp", &[tool("read")], None),
+            "token_missing"
+        );
+    }
+
+    #[test]
+    fn other_methods_take_the_routes_without_a_condition() {
+        let policy = policy(
+            Condition::All(vec![]),
+            vec![
+                route("/mcp", &[], needs("base")),
+                route("/mcp", &["PATCH"], needs("patch")),
+                mcp_route("/mcp", "tool *", needs("tools")),
+                mcp_route("/only", "tool a", needs("tools")),
+                mcp_route("/only", "method tools/list", Access::Public),
+                mcp_route("/shut", "tool *", Access::Deny),
+                route("/shut", &[], Access::Deny),
+            ],
+        );
+        let nobody = json!({ "scope": "" });
+        for (request, messages, expected) in [
+            ("GET /mcp", vec![], "base"),
+            ("DELETE /mcp", vec![], "base"),
+            ("GET /mcp", vec![tool("a")], "base"),
+            ("PATCH /mcp", vec![], "patch"),
+            ("PUT /mcp", vec![], "method_denied"),
+            ("post /mcp", vec![tool("a")], "method_denied"),
+            ("GET /only", vec![], "method_denied"),
+            ("POST /only", vec![tool("a")], "tools"),
+            ("POST /only", vec![tool("b")], "mcp_denied"),
+            ("POST /only", vec![called("ping")], "mcp_denied"),
+            ("POST /only", vec![Message::Answer], "mcp_denied"),
+            ("POST /only", vec![called("tools/list")], "passes"),
+            (
+                "POST /only",
+                vec![called("tools/list"), tool("b")],
+                "mcp_denied",
+            ),
+            ("POST /shut", vec![], "rule_denied"),
+            // Where no message decides, none is asked for.
+            ("POST /elsewhere", vec![], "passes"),
+        ] {
+            let found = decide_message(&policy, request, &messages, Some(&nobody));
+            assert_eq!(found, expected, "{request} {messages:?}");
+        }
+        // A stranger is asked what it wants only where something is public.
+        for (request, messages, expected) in [
+            ("POST /mcp", vec![], "token_missing"),
+            ("POST /only", vec![], "mcp_unreadable"),
+            ("POST /only", vec![called("tools/list")], "passes"),
+            (
+                "POST /only",
+                vec![called("tools/list"), tool("a")],
+                "token_missing",
+            ),
+            ("POST /only", vec![tool("b")], "token_missing"),
+            ("POST /shut", vec![], "token_missing"),
+        ] {
+            let found = decide_message(&policy, request, &messages, None);
+            assert_eq!(found, expected, "{request} {messages:?} without a token");
+        }
+    }
+
+    #[test]
+    fn the_message_is_asked_for_last() {
+        let org = Condition::Organizations(vec!["org_1".to_owned()]);
+        let require = Condition::All(vec![scopes(&["all"]), org]);
+        let policy = policy(require, vec![mcp_route("/mcp", "tool *", needs("tools"))]);
+        for (who, expected) in [
+            // Nothing that the message says could help.
+            (json!({ "scope": "all tools" }), "rule_denied"),
+            // All scopes are told at once, so the message is asked for.
+            (json!({ "org_id": "org_1" }), "mcp_unreadable"),
+            (
+                json!({ "scope": "all", "org_id": "org_1" }),
+                "mcp_unreadable",
+            ),
+        ] {
+            assert_eq!(
+                decide_message(&policy, "POST /mcp", &[], Some(&who)),
+                expected
+            );
+        }
+        let who = json!({ "org_id": "org_1" });
+        assert_eq!(
+            decide_message(&policy, "POST /mcp", &[tool("a")], Some(&who)),
+            "all tools"
+        );
+        let preflight = policy.matched("POST", "/mcp").expect("a path");
+        assert!(preflight.authorize_preflight().is_ok());
+    }
+
+    #[test]
+    fn two_routes_for_one_message_are_an_error() {
+        let require = || Requirement {
+            condition: Condition::All(vec![]),
+            shadow: false,
+        };
+        for (one, two, same) in [
+            ("tool a", "tool a", true),
+            ("tool a b*", "tool b*", true),
+            ("tool a", "tool a*", false),
+            ("tool a", "method a", false),
+            ("tool a", "tool A", false),
+        ] {
+            let routes = vec![
+                route("/mcp", &["POST"], anyone()),
+                mcp_route("/mcp", one, anyone()),
+                mcp_route("/mcp", two, anyone()),
+            ];
+            let made = Policy::new(require(), routes, false);
+            assert_eq!(made.is_err(), same, "{one} and {two}");
         }
     }
 

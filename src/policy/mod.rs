@@ -5,13 +5,17 @@
 
 mod condition;
 mod decision;
+mod message;
 mod path;
 mod pattern;
 mod route;
 mod table;
 
 pub use condition::{ClaimTest, Condition, ListMode, Scalar};
-pub use decision::{AppliedRule, Caller, Denial, Matched, Permit, Policy, Requirement, Ruling};
+pub use decision::{
+    AppliedRule, Caller, Denial, Matched, Miss, Permit, Policy, Requirement, Ruling,
+};
+pub use message::{McpCondition, NamePattern, NamePatternError};
 pub use path::{PathError, Readings};
 pub use pattern::{Pattern, PatternError};
 pub use route::{Access, Methods, Route};

@@ -1,6 +1,7 @@
 //! A route: which requests it is about, and what it asks of them.
 
 use super::condition::Condition;
+use super::message::McpCondition;
 use super::pattern::Pattern;
 
 /// One `[[route]]`.
@@ -10,6 +11,8 @@ pub struct Route {
     pub pattern: Pattern,
     /// Which methods.
     pub methods: Methods,
+    /// Which MCP messages, which come by POST; `None` when that is no matter.
+    pub mcp: Option<McpCondition>,
     /// What is asked.
     pub access: Access,
     /// Refusals are logged and counted, and not made.

@@ -6,8 +6,17 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::message::Spelling;
 use super::pattern::{Pattern, Segment};
 use super::route::{Access, Methods, Route};
+use crate::mcp::{Call, Message};
+
+/// The method by which MCP messages come.
+const POST: &str = "POST";
+
+/// Methods that carry no message. On a path with conditions on messages, a route without `methods` takes
+/// these and POST only: what a backend reads into another one, nobody has decided on.
+const WITHOUT_MESSAGE: [&str; 4] = ["GET", "HEAD", "DELETE", "OPTIONS"];
 
 /// Finds the routes for a path.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +53,7 @@ pub struct DuplicateRoute {
     pub first: usize,
     /// The place of the second.
     pub second: usize,
-    /// The method both name; `None` when both take the remaining ones.
+    /// The method, or MCP message, both name; `None` when both take the remaining ones.
     pub method: Option<String>,
 }
 
@@ -153,22 +162,23 @@ fn fold_case(path: &str) -> String {
 
 /// Exactly one route decides, so no two may claim the same path and method.
 fn find_duplicates(routes: &[Route]) -> Vec<DuplicateRoute> {
-    let mut taken: HashMap<(&str, Option<&str>), usize> = HashMap::new();
+    let mut taken: HashMap<(&str, Option<String>), usize> = HashMap::new();
     let mut duplicates = Vec::new();
     for (second, route) in routes.iter().enumerate() {
-        let methods: Vec<Option<&str>> = match &route.methods {
-            Methods::Remaining => vec![None],
-            Methods::Only(methods) => methods.iter().map(|method| Some(method.as_str())).collect(),
+        let methods: Vec<Option<String>> = match (&route.mcp, &route.methods) {
+            (Some(mcp), _) => mcp.claims().map(Some).collect(),
+            (None, Methods::Remaining) => vec![None],
+            (None, Methods::Only(methods)) => methods.iter().cloned().map(Some).collect(),
         };
         for method in methods {
             let first = *taken
-                .entry((route.pattern.source(), method))
+                .entry((route.pattern.source(), method.clone()))
                 .or_insert(second);
             if first != second {
                 duplicates.push(DuplicateRoute {
                     first,
                     second,
-                    method: method.map(str::to_owned),
+                    method,
                 });
             }
         }
@@ -177,25 +187,84 @@ fn find_duplicates(routes: &[Route]) -> Vec<DuplicateRoute> {
 }
 
 impl PatternRoutes {
-    /// The route for a method: one that names it, or else the one for the remaining methods.
+    /// The route for a method, whatever the message: one that names it, or else the one for the
+    /// remaining methods.
     pub(super) fn for_method(&self, method: &str) -> Option<&Route> {
         let names = |route: &&Route| matches!(&route.methods, Methods::Only(named) if named.iter().any(|one| one == method));
-        self.routes.iter().find(names).or_else(|| {
-            self.routes
-                .iter()
-                .find(|route| route.methods == Methods::Remaining)
+        self.without_mcp().find(names).or_else(|| {
+            let remains = !self.is_gated() || method == POST || WITHOUT_MESSAGE.contains(&method);
+            self.without_mcp()
+                .find(|route| remains && route.methods == Methods::Remaining)
         })
     }
 
+    /// Whether the message decides which route it is.
+    pub(super) fn asks_for_message(&self, method: &str) -> bool {
+        method == POST && self.is_gated()
+    }
+
+    /// The routes for a message, under every way in which a backend may spell its names: those that fit
+    /// most closely, or else the one for POST. None where nothing takes it.
+    pub(super) fn for_message(&self, message: &Message) -> Vec<Option<&Route>> {
+        let Message::Call(call) = message else {
+            return vec![self.for_method(POST)];
+        };
+        let mut found: Vec<Option<&Route>> = Vec::new();
+        for spelling in [Spelling::Exact, Spelling::Folded] {
+            let closest = self.closest(call, spelling);
+            if closest.is_empty() {
+                found.push(self.for_method(POST));
+            }
+            found.extend(closest.into_iter().map(Some));
+        }
+        found
+    }
+
+    /// Letter for letter there is one at most; ignoring case, several can fit alike.
+    fn closest(&self, call: &Call, spelling: Spelling) -> Vec<&Route> {
+        let fits = self.routes.iter().filter_map(|route| {
+            let fit = route.mcp.as_ref()?.fit(call, spelling)?;
+            Some((fit, route))
+        });
+        let fits: Vec<_> = fits.collect();
+        let best = fits.iter().map(|(fit, _)| *fit).max();
+        fits.into_iter()
+            .filter(|(fit, _)| Some(*fit) == best)
+            .map(|(_, route)| route)
+            .collect()
+    }
+
+    /// Whether a route here has a condition on messages.
+    pub(super) fn is_gated(&self) -> bool {
+        self.routes.iter().any(|route| route.mcp.is_some())
+    }
+
+    fn without_mcp(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(|route| route.mcp.is_none())
+    }
+
+    /// The routes that some message falls under.
+    pub(super) fn for_messages(&self) -> impl Iterator<Item = &Route> {
+        let with = self.routes.iter().filter(|route| route.mcp.is_some());
+        with.chain(self.for_method(POST))
+    }
+
     /// The methods that routes of this pattern name, for the `Allow` header (RFC 9110 §10.2.1).
-    pub(super) fn named_methods(&self) -> impl Iterator<Item = &str> {
-        self.routes
-            .iter()
-            .flat_map(|route| match &route.methods {
-                Methods::Remaining => [].iter(),
-                Methods::Only(named) => named.iter(),
-            })
-            .map(String::as_str)
+    pub(super) fn named_methods(&self) -> Vec<&str> {
+        let mut methods = Vec::new();
+        for route in &self.routes {
+            let named = match &route.methods {
+                Methods::Only(named) => named.iter().map(String::as_str).collect(),
+                Methods::Remaining if self.is_gated() => [&[POST], &WITHOUT_MESSAGE[..]].concat(),
+                Methods::Remaining => Vec::new(),
+            };
+            for method in named {
+                if !methods.contains(&method) {
+                    methods.push(method);
+                }
+            }
+        }
+        methods
     }
 
     /// Whether some method has no route here.
@@ -203,6 +272,7 @@ impl PatternRoutes {
         self.routes
             .iter()
             .all(|route| route.methods != Methods::Remaining)
+            || self.is_gated()
     }
 
     /// Whether nothing here needs a token.

@@ -5,6 +5,7 @@ mod authenticate;
 mod body;
 mod first_sight;
 mod frames;
+mod message;
 mod refusal;
 mod respond;
 mod settings;
@@ -22,8 +23,9 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
+pub(crate) use message::{is_needed as needs_message, of_head as message_of_head};
 pub use refusal::Refusal;
-pub(crate) use respond::{options_answer, refusal_text};
+pub(crate) use respond::{Reader, options_answer, refusal_text};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
@@ -31,12 +33,14 @@ use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
 use crate::listener::{Client, Handler, Unreadable};
+use crate::mcp::RequestId;
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::upstream::{OnInterim, RequestBody};
+use crate::upstream::OnInterim;
 use access_log::AccessLog;
 use first_sight::FirstSight;
+use message::{ClientBody, Room};
 use settings::CurrentUpstream;
 
 /// One worker's proxy.
@@ -45,6 +49,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     upstream: CurrentUpstream,
     first_sight: FirstSight,
+    room: Arc<Room>,
     random: Mutex<Random>,
 }
 
@@ -54,6 +59,8 @@ struct Exchange {
     origin: Origin,
     request_id: HeaderValue,
     log: AccessLog,
+    /// For a request that is answered in JSON-RPC, what its id is.
+    rpc: Option<RequestId>,
 }
 
 impl Proxy {
@@ -64,6 +71,7 @@ impl Proxy {
             shared,
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::new(),
+            room: Arc::default(),
             random: Mutex::new(Random::new()),
         }
     }
@@ -77,6 +85,7 @@ impl Proxy {
             origin: Origin::None,
             log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
             request_id,
+            rpc: None,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
@@ -87,6 +96,7 @@ impl Proxy {
             origin,
             request_id,
             mut log,
+            rpc,
         } = exchange;
         let mut response = match answer {
             Ok(Answer::Own(response)) => {
@@ -109,7 +119,12 @@ impl Proxy {
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
                 let realm = &settings.config.auth0.name;
-                respond::refuse(&refusal, is_grpc, realm, &request_id, &origin, log)
+                let reader = match &rpc {
+                    _ if is_grpc => Reader::Grpc,
+                    Some(id) => Reader::JsonRpc(id),
+                    None => Reader::Http,
+                };
+                respond::refuse(&refusal, reader, realm, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -130,7 +145,8 @@ impl Proxy {
     ) -> Result<Answer, Refusal> {
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (mut head, body) = request.into_parts();
-        let (host, permit) = match self.decide(&head, &body, client, exchange).await? {
+        let mut body = ClientBody::new(body);
+        let (host, permit) = match self.decide(&head, &mut body, client, exchange).await? {
             Decision::Own(answer) => return Ok(Answer::Own(answer)),
             Decision::Pass(host, permit) => (host, permit),
         };
@@ -139,6 +155,7 @@ impl Proxy {
             origin,
             request_id,
             log,
+            ..
         } = exchange;
         for denial in permit.shadowed() {
             log.shadowed(denial.code());
@@ -151,10 +168,7 @@ impl Proxy {
         let config = &settings.config;
         config.token_sources.remove(&mut head, is_upgrade);
         let outbound = self.outbound(config, &head, &host, client, request_id);
-        let body = RequestBody::new(body, version, config.limits.body_bytes, {
-            let client = client.clone();
-            move || client.body_ended()
-        });
+        let body = body.into_request_body(version, config.limits.body_bytes, client);
         let authorized = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
         let upstream = self.upstream.under(settings);
         log.sending();
@@ -179,7 +193,7 @@ impl Proxy {
     async fn decide(
         &self,
         head: &request::Parts,
-        body: &Incoming,
+        body: &mut ClientBody,
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Decision, Refusal> {
@@ -187,13 +201,13 @@ impl Proxy {
             let settings = self.shared.current();
             exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
             exchange.settings = Arc::clone(&settings);
-            let host = self.check(&settings.config, head, body, client)?;
+            let host = self.check(&settings.config, head, &body.incoming, client)?;
             let cors = settings.config.cors.as_ref();
             let (origin, request_id) = (&exchange.origin, &exchange.request_id);
-            if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
+            if let Some(answer) = own_answer(cors, head, &body.incoming, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
-            let permit = self.permit(&settings, head, body, &mut exchange.log).await;
+            let permit = self.permit(&settings, head, body, client, exchange).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
                 Ok(None) => {}
@@ -223,12 +237,14 @@ impl Proxy {
         &self,
         settings: &Settings,
         head: &request::Parts,
-        body: &Incoming,
-        log: &mut AccessLog,
+        body: &mut ClientBody,
+        client: &Client,
+        exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
+        let Exchange { log, rpc, .. } = exchange;
         let policy = &settings.config.policy;
         let path = head.uri.path();
-        if let Some(method) = preflight_method(&head.method, &head.headers, body) {
+        if let Some(method) = preflight_method(&head.method, &head.headers, &body.incoming) {
             let matched = policy.matched(method, path).map_err(Refusal::Path)?;
             log.matched(matched.route());
             // The asking itself may be denied too, by a route that names OPTIONS.
@@ -244,15 +260,34 @@ impl Proxy {
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
         log.matched(matched.route());
-        let caller = self.authenticate(settings, head, log).await;
-        let caller = match caller {
-            Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
+        *rpc = message::is_rpc(&matched, head).then(RequestId::default);
+        let asked = async {
+            let caller = self.authenticate(settings, head, log).await?;
+            let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
+            message::check_body(&matched, head, body)?;
+            let messages = match rpc {
+                Some(id) if message::is_needed(&matched, &caller) => {
+                    message::read(&settings.config, head, body, client, &self.room, id).await?
+                }
+                _ => Vec::new(),
+            };
+            Ok((caller, messages))
+        };
+        let (caller, messages) = match asked.await {
+            Ok(asked) => asked,
             Err(refusal) => {
                 return self
                     .shared
                     .while_current(settings, || Err(refusal))
                     .unwrap_or(Ok(None));
             }
+        };
+        let matched = if messages.is_empty() {
+            matched
+        } else {
+            policy
+                .matched_with(head.method.as_str(), path, &messages)
+                .map_err(Refusal::Path)?
         };
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
+use crate::mcp::MessageError;
 use crate::policy::{Denial, PathError};
 use crate::token::{AuthorizationError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
@@ -25,6 +26,10 @@ pub enum Refusal {
     KeysUnavailable,
     /// The request has passed here before.
     Loop,
+    /// It is not certain what an MCP request asks for.
+    Message(MessageError),
+    /// Too many bodies are being read.
+    NoRoom,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
     /// Too many new tokens are waiting for their signature check.
@@ -76,8 +81,9 @@ impl Refusal {
             Self::HostNotServed => "host_not_served",
             Self::KeysUnavailable => "keys_unavailable",
             Self::Loop => "loop_detected",
+            Self::Message(error) => error.code(),
             Self::OriginDenied => "origin_denied",
-            Self::Overloaded => "overloaded",
+            Self::NoRoom | Self::Overloaded => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
             Self::Token(rejection) => rejection.code(),
@@ -106,6 +112,8 @@ impl Refusal {
                 | HeadError::Upgrade
                 | HeadError::UpgradeWithBody,
             )
+            | Self::Denied(Denial::MessageUnread { .. })
+            | Self::Message(_)
             | Self::Path(_)
             | Self::TooManyHeaders
             | Self::Unreadable(_)
@@ -115,7 +123,7 @@ impl Refusal {
             | Self::HostNotServed
             | Self::OriginDenied
             | Self::Token(_) => "http_request_denied",
-            Self::KeysUnavailable | Self::Overloaded => "proxy_internal_error",
+            Self::KeysUnavailable | Self::NoRoom | Self::Overloaded => "proxy_internal_error",
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
         }
@@ -159,6 +167,8 @@ impl fmt::Display for Refusal {
             Self::Loop => {
                 f.write_str("Via says that this instance has passed the request on before")
             }
+            Self::Message(error) => error.fmt(f),
+            Self::NoRoom => f.write_str("too many bodies are being read"),
             Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
             Self::Overloaded => {
                 f.write_str("too many new tokens are waiting for their signature check")

@@ -13,6 +13,7 @@ use super::{Body, Refusal};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
+use crate::mcp::{MessageError, RequestId};
 use crate::policy::Denial;
 use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
@@ -29,6 +30,17 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who reads a refusal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reader<'r> {
+    /// Anybody.
+    Http,
+    /// A gRPC client, which gets a status of its own kind instead of a body.
+    Grpc,
+    /// An MCP client, which gets a JSON-RPC error for its request.
+    JsonRpc(&'r RequestId),
+}
 
 /// What the client is told. The words of 401 and 403 are those that Mastra's clients print.
 struct Answer {
@@ -73,7 +85,7 @@ fn answer(refusal: &Refusal) -> Answer {
             ),
             ..Answer::plain(StatusCode::BAD_REQUEST, "Malformed Authorization header")
         },
-        Refusal::BodyTooLarge => {
+        Refusal::BodyTooLarge | Refusal::Message(MessageError::BodyTooLarge) => {
             Answer::plain(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large")
         }
         Refusal::Denied(denial) => denied(denial),
@@ -97,8 +109,9 @@ fn answer(refusal: &Refusal) -> Answer {
             )
         },
         Refusal::Loop => Answer::plain(StatusCode::LOOP_DETECTED, "Loop detected"),
+        Refusal::Message(_) => malformed_message(),
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::Overloaded => overloaded(),
+        Refusal::NoRoom | Refusal::Overloaded => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
         Refusal::Token(rejection) => Answer {
             challenge: Challenge::InvalidToken(rejection.description()),
@@ -163,6 +176,10 @@ fn overloaded() -> Answer {
     }
 }
 
+const fn malformed_message() -> Answer {
+    Answer::plain(StatusCode::BAD_REQUEST, "Malformed MCP message")
+}
+
 const fn request_timeout() -> Answer {
     Answer::plain(StatusCode::REQUEST_TIMEOUT, "Request timeout")
 }
@@ -174,7 +191,9 @@ const fn upgrade_not_served() -> Answer {
 #[deny(clippy::wildcard_enum_match_arm)]
 fn denied(denial: &Denial) -> Answer {
     match denial {
+        Denial::MessageUnread { .. } => malformed_message(),
         Denial::Denied { .. }
+        | Denial::MessageNotCovered { .. }
         | Denial::RuleFailed { .. }
         | Denial::Unmatched
         | Denial::WrongClaimType { .. } => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
@@ -236,18 +255,48 @@ pub(super) fn grpc_expired() -> HeaderMap {
     ])
 }
 
-/// Builds the response for a refusal. A gRPC client gets the same head and a status of its own kind
-/// instead of a body.
+/// The code of a JSON-RPC error (JSON-RPC 2.0 §5.1), for those that look at nothing else.
+#[deny(clippy::wildcard_enum_match_arm)]
+const fn rpc_code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Message(error) => match error {
+            MessageError::NotJson(_) => "-32700",
+            MessageError::NotMessage(_) => "-32600",
+            // What MCP has for headers that do not go with the body.
+            MessageError::Field { .. } | MessageError::Mismatch { .. } => "-32020",
+            MessageError::BodyKind(_) | MessageError::BodyNotRead | MessageError::BodyTooLarge => {
+                "-32000"
+            }
+        },
+        Refusal::KeysUnavailable | Refusal::NoRoom | Refusal::Overloaded | Refusal::Upstream(_) => {
+            "-32603"
+        }
+        Refusal::Authorization(_)
+        | Refusal::BodyTooLarge
+        | Refusal::Denied(_)
+        | Refusal::Head(_)
+        | Refusal::HostNotServed
+        | Refusal::Loop
+        | Refusal::OriginDenied
+        | Refusal::Path(_)
+        | Refusal::Token(_)
+        | Refusal::TooManyHeaders
+        | Refusal::Unreadable(_)
+        | Refusal::UriTooLong => "-32000",
+    }
+}
+
+/// Builds the response for a refusal. Whoever reads it, the head says the same.
 pub(super) fn refuse(
     refusal: &Refusal,
-    is_grpc: bool,
+    reader: Reader<'_>,
     realm: &str,
     request_id: &HeaderValue,
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     log.refused(refusal);
-    let response = refusal_text(refusal, is_grpc, realm, request_id, origin);
+    let response = refusal_text(refusal, reader, realm, request_id, origin);
     // Who has left gets nothing.
     if !refusal.is_by_leaving() {
         log.status(response.status());
@@ -264,7 +313,7 @@ pub(super) fn refuse_unreadable(
 ) -> Vec<u8> {
     let refusal = Refusal::Unreadable(why);
     log.refused(&refusal);
-    let response = refusal_text(&refusal, false, realm, request_id, &Origin::None);
+    let response = refusal_text(&refusal, Reader::Http, realm, request_id, &Origin::None);
     log.status(response.status());
     let mut bytes = http1_head(response.status(), response.headers());
     let body = response.body();
@@ -294,7 +343,7 @@ pub(super) fn http1_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 /// The answer itself, which needs no connection.
 pub(crate) fn refusal_text(
     refusal: &Refusal,
-    is_grpc: bool,
+    reader: Reader<'_>,
     realm: &str,
     request_id: &HeaderValue,
     origin: &Origin,
@@ -303,16 +352,30 @@ pub(crate) fn refusal_text(
     // None of the three needs escaping: two are fixed texts, and a request id is checked or made here.
     let (error, code) = (answer.error, refusal.code());
     let id = request_id.to_str().unwrap_or_default();
-    let (kind, body) = if is_grpc {
-        ("application/grpc", String::new())
-    } else {
-        let body = format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}");
-        ("application/json", body)
+    let (kind, body) = match reader {
+        Reader::Http => (
+            "application/json",
+            format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}"),
+        ),
+        Reader::Grpc => ("application/grpc", String::new()),
+        Reader::JsonRpc(of) => {
+            let of = match of {
+                RequestId::Unread => String::new(),
+                RequestId::Null => "\"id\":null,".to_owned(),
+                RequestId::Of(of) => format!("\"id\":{of},"),
+            };
+            let number = rpc_code(refusal);
+            let data = format!("{{\"code\":\"{code}\",\"request_id\":\"{id}\"}}");
+            let body = format!(
+                "{{\"jsonrpc\":\"2.0\",{of}\"error\":{{\"code\":{number},\"message\":\"{error}\",\"data\":{data}}}}}"
+            );
+            ("application/json", body)
+        }
     };
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    if is_grpc {
+    if matches!(reader, Reader::Grpc) {
         let status = grpc_status(answer.status);
         headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
         set_text(headers, GRPC_MESSAGE, Some(format!("{error} ({code})")));

@@ -24,6 +24,8 @@ use crate::clock::after;
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
+    /// What was read before, where nothing is still to come.
+    read: Option<Bytes>,
     remaining: Option<u64>,
     upload: Arc<Upload>,
     on_end: OnEnd,
@@ -136,7 +138,7 @@ impl std::error::Error for RequestBodyError {
 
 impl RequestBodyError {
     /// hyper tells a framing that it cannot read by the kind of its I/O error.
-    fn of_client(error: hyper::Error) -> Self {
+    pub(crate) fn of_client(error: hyper::Error) -> Self {
         let malformed = std::error::Error::source(&error)
             .and_then(|cause| cause.downcast_ref::<io::Error>())
             .is_some_and(|cause| {
@@ -173,8 +175,18 @@ impl RequestBody {
             ends_by_flag: version == Version::HTTP_2,
             stream: None,
             incoming: Some(incoming),
+            read: None,
             remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
             upload: Upload::new(),
+        }
+    }
+
+    /// A body that was read to its end already.
+    #[must_use]
+    pub fn read(bytes: Bytes) -> Self {
+        Self {
+            read: (!bytes.is_empty()).then_some(bytes),
+            ..Self::empty()
         }
     }
 
@@ -183,6 +195,7 @@ impl RequestBody {
     pub fn empty() -> Self {
         Self {
             incoming: None,
+            read: None,
             remaining: None,
             upload: Upload::new(),
             on_end: OnEnd(None),
@@ -230,7 +243,7 @@ impl Body for RequestBody {
         }
         let ends_by_flag = this.ends_by_flag;
         let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
+            return Poll::Ready(this.read.take().map(|bytes| Ok(Frame::data(bytes))));
         };
         let frame = Pin::new(&mut *incoming).poll_frame(cx);
         let waiting = frame.is_pending();
@@ -271,13 +284,15 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let read = self.read.as_ref().map_or(0, Bytes::len);
+        self.incoming.as_ref().map_or_else(
+            || SizeHint::with_exact(u64::try_from(read).unwrap_or(u64::MAX)),
+            Body::size_hint,
+        )
     }
 }
 

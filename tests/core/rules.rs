@@ -183,6 +183,7 @@ fn the_examples_decide_about_requests() {
     let route = Route {
         pattern: Pattern::parse("/api/mastra/agents/**").expect("a pattern"),
         methods: Methods::Remaining,
+        mcp: None,
         access: Access::Authenticated(admin_or_user()),
         shadow: false,
     };

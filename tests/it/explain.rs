@@ -497,7 +497,7 @@ async fn the_request_is_the_one_that_is_asked_about() {
 }
 
 /// The rules that the generated cases meet.
-const RULE_SETS: [(&str, &str); 5] = [
+const RULE_SETS: [(&str, &str); 6] = [
     ("", ""),
     (
         "allowed_hosts = [\"agents.example.com\"]",
@@ -525,6 +525,12 @@ const RULE_SETS: [(&str, &str); 5] = [
      [[route]]\npath = \"/api/**\"\nmethods = [\"GET\", \"HEAD\"]\nshadow = true\n\
      [[route]]\npath = \"/api/agents/*/stream\"\nrequire = { subjects = [\"auth0|alice\"] }\n\
      [token_sources]\nquery_parameter = \"access_token\"\n",
+    ),
+    (
+        "",
+        "[[route]]\npath = \"/api/agents/*/stream\"\nmcp.tool = \"delete_*\"\nrequire = { scopes = [\"delete:agents\"] }\n\
+     [[route]]\npath = \"/api/agents/*/stream\"\n\
+     [[route]]\npath = \"/api/agents\"\nmcp.method = [\"tools/list\"]\naccess = \"public\"\n",
     ),
 ];
 
@@ -710,8 +716,12 @@ async fn asked(
     }
     // A HEAD has no body; its code is known by the log only.
     let code = (method != "HEAD" && response.status() != 204).then(|| {
-        let code = response.json()["code"].clone();
-        code.as_str().expect("a code").to_owned()
+        let body = response.json();
+        // Where the MCP message decides, the answer is one of JSON-RPC.
+        let code = body["code"]
+            .as_str()
+            .or(body["error"]["data"]["code"].as_str());
+        code.expect("a code").to_owned()
     });
     let headers = ["www-authenticate", "allow"]
         .into_iter()
@@ -885,4 +895,77 @@ async fn the_proxy_and_the_explanation_always_agree() {
         assert!(seen.contains_key(code), "{code} never came: {seen:?}");
     }
     assert!(seen["pass"] > 60, "{seen:?}");
+}
+
+/// What the proxy decides about a message by its headers, `--mcp-method` and `--mcp-tool` tell.
+#[tokio::test]
+async fn the_proxy_and_the_explanation_agree_on_messages() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let setup = Setup::new(&issuer, &upstream).rest(
+        "[[route]]\npath = \"/mcp\"\nmcp.method = [\"ping\", \"tools/list\"]\naccess = \"public\"\n\
+         [[route]]\npath = \"/mcp\"\nmcp.method = \"tools/*\"\nrequire = { scopes = [\"tools\"] }\n\
+         [[route]]\npath = \"/mcp\"\nmcp.tool = \"delete_*\"\nrequire = { scopes = [\"tools\", \"delete\"] }\n\
+         [[route]]\npath = \"/mcp\"\nmcp.tool = \"run_shell\"\naccess = \"deny\"\n",
+    );
+    let file = File::of(&setup.text());
+    let proxy = setup.start().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for scope in [None, Some(""), Some("tools"), Some("tools delete")] {
+        let token = scope.map(|scope| issuer.user("auth0|alice").claim("scope", scope).mint());
+        for (method, tool) in [
+            (Some("ping"), None),
+            (Some("tools/list"), None),
+            (Some("tools/other"), None),
+            (Some("prompts/list"), None),
+            (Some("tools/call"), Some("read")),
+            (None, Some("read")),
+            (None, Some("delete_user")),
+            (None, Some("DELETE_user")),
+            (None, Some("run_shell")),
+            (None, None),
+        ] {
+            let mut arguments = vec!["--method", "POST", "--path", "/mcp"];
+            let mut request = Request::post("/mcp", "{}");
+            if let Some(token) = &token {
+                request = request.bearer(token);
+            } else {
+                arguments.push("--no-token");
+            }
+            if method.is_some() || tool.is_some() {
+                request = request
+                    .header("MCP-Protocol-Version", "2026-07-28")
+                    .header("Mcp-Method", method.unwrap_or("tools/call"));
+            }
+            for (flag, value) in [("--mcp-method", method), ("--mcp-tool", tool)] {
+                arguments.extend(value.into_iter().flat_map(|value| [flag, value]));
+            }
+            if let Some(tool) = tool {
+                request = request.header("Mcp-Name", tool);
+            }
+            let (exit, report) = file.json(&arguments, token.as_deref().unwrap_or("")).await;
+            let found = proxy.send(&request).await;
+            let case = format!("{scope:?} {method:?} {tool:?}: {report}");
+            if found.status() == 200 {
+                assert_eq!((exit, &report["code"]), (Some(0), &Value::Null), "{case}");
+            } else {
+                let code = found.json()["error"]["data"]["code"].clone();
+                assert_eq!((exit, &report["code"]), (Some(1), &code), "{case}");
+                assert_eq!(report["status"], json!(found.status()), "{case}");
+                seen.insert(code.to_string());
+            }
+            if method.is_none() && tool.is_none() {
+                let diagnosis = report["diagnosis"].as_str().expect("a diagnosis");
+                assert!(diagnosis.contains("--mcp-method"), "{case}");
+            }
+        }
+    }
+    assert_eq!(seen.len(), 5, "{seen:?}");
+    for arguments in [
+        ["--mcp-method", "ping", "--mcp-tool", "a"],
+        ["--mcp-method", "tools/call", "--path", "/"],
+    ] {
+        let output = file.explain(&arguments, "x").await;
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+    }
 }

@@ -25,6 +25,7 @@ mod identity;
 mod issuer;
 mod keys;
 mod life;
+mod mcp;
 mod metrics;
 mod operate;
 mod regressions;

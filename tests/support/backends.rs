@@ -35,6 +35,7 @@ impl Rule {
             } else {
                 Methods::Only(self.methods.iter().map(|&one| one.to_owned()).collect())
             },
+            mcp: None,
             access: match self.access {
                 Asked::Anything => Access::Public,
                 Asked::AnyToken => Access::Authenticated(Condition::All(vec![])),

@@ -1,0 +1,63 @@
+//! Why something cannot be decided on, or passed on.
+
+use std::fmt;
+
+use crate::jose::JsonError;
+
+/// Why it is not certain what a request asks for. `Display` is for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageError {
+    /// A header that the revision asks for is missing, repeated or malformed.
+    Field {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The revision puts it into the body, and bodies are not read.
+    BodyNotRead,
+    /// The body is not of the type or coding that can be read.
+    BodyKind(&'static str),
+    /// The body is longer than `mcp.max_body`.
+    BodyTooLarge,
+    /// The body is not JSON, or JSON that two parsers read differently.
+    NotJson(JsonError),
+    /// It is JSON and not what JSON-RPC and MCP send.
+    NotMessage(&'static str),
+    /// Headers and body name different things.
+    Mismatch {
+        /// The header.
+        name: &'static str,
+    },
+}
+
+impl MessageError {
+    /// The stable code, for clients, logs and the README.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Field { .. } => "mcp_header_invalid",
+            Self::BodyNotRead => "mcp_body_not_read",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyKind(_) | Self::NotJson(_) | Self::NotMessage(_) => "mcp_unreadable",
+            Self::Mismatch { .. } => "mcp_header_mismatch",
+        }
+    }
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field { name, problem } => write!(f, "{name} {problem}"),
+            Self::BodyNotRead => f.write_str(
+                "revisions before 2026-07-28 name method and tool in the body only, and mcp.read_bodies is false",
+            ),
+            Self::BodyKind(problem) | Self::NotMessage(problem) => f.write_str(problem),
+            Self::BodyTooLarge => f.write_str("the message is larger than mcp.max_body"),
+            Self::NotJson(error) => write!(f, "the body: {error}"),
+            Self::Mismatch { name } => write!(f, "{name} and the body differ"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}

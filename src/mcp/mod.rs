@@ -1,0 +1,19 @@
+//! The Model Context Protocol, as far as rules need it: what a request asks for, whose session it is,
+//! and which tools an answer names. Pure.
+//!
+//! What cannot be read with certainty is refused: a rule that guesses is no rule.
+
+mod body;
+mod error;
+mod fields;
+mod message;
+
+pub use body::{Body, RequestId, read_body};
+pub use error::MessageError;
+pub use fields::{Revision, check_body_kind, mirrors, revision};
+pub(crate) use message::fold;
+pub use message::{Call, Message};
+
+/// How deeply arrays and objects may nest. Tools take documents as arguments and describe them by
+/// schemas, which nest twice as deep; recursion must end somewhere, and serde's own ends at 128.
+const MAX_DEPTH: u8 = 100;

@@ -1,0 +1,227 @@
+//! What an MCP request asks for, where the rules of its path want to know.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Method, Version, request};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::Refusal;
+use crate::config::Config;
+use crate::listener::Client;
+use crate::mcp::{self, Call, Message, MessageError, RequestId, Revision};
+use crate::policy::{Caller, Denial, Matched};
+use crate::upstream::{Failure, RequestBody, RequestBodyError};
+
+/// How many bytes of bodies a worker thread holds until they are passed on: as many messages as it
+/// decides on at a time are far smaller, and all connections together must not fill the memory.
+const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+
+/// A client's body: still to come, or read for what it asks.
+pub(super) struct ClientBody {
+    pub(super) incoming: Incoming,
+    read: Option<Bytes>,
+}
+
+/// Room for bodies that are read.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    taken: AtomicUsize,
+}
+
+/// A body in it.
+struct Held {
+    bytes: Vec<u8>,
+    room: Arc<Room>,
+    taken: usize,
+}
+
+impl Held {
+    const fn new(room: Arc<Room>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            room,
+            taken: 0,
+        }
+    }
+
+    fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        let before = self.room.taken.fetch_add(data.len(), Ordering::Relaxed);
+        self.taken = self.taken.saturating_add(data.len());
+        if before.saturating_add(data.len()) > MAX_HELD_BYTES {
+            return Err(Refusal::NoRoom);
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.room.taken.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
+impl ClientBody {
+    pub(super) const fn new(incoming: Incoming) -> Self {
+        Self {
+            incoming,
+            read: None,
+        }
+    }
+
+    /// What is passed on: the bytes that were read, unchanged, or what is still to come.
+    pub(super) fn into_request_body(
+        self,
+        version: Version,
+        limit: Option<usize>,
+        client: &Client,
+    ) -> RequestBody {
+        let client = client.clone();
+        match self.read {
+            Some(bytes) => RequestBody::read(bytes),
+            None => RequestBody::new(self.incoming, version, limit, move || client.body_ended()),
+        }
+    }
+
+    /// The whole of it. It is read once, however often it is asked for.
+    async fn whole(
+        &mut self,
+        config: &Config,
+        version: Version,
+        client: &Client,
+        room: &Arc<Room>,
+    ) -> Result<Bytes, Refusal> {
+        if let Some(read) = &self.read {
+            return Ok(read.clone());
+        }
+        let limit = config.limits.body_bytes.unwrap_or(usize::MAX);
+        let limit = limit.min(config.mcp.max_body);
+        let declared = self.incoming.size_hint().lower();
+        if declared > u64::try_from(limit).unwrap_or(u64::MAX) {
+            return Err(Refusal::Message(MessageError::BodyTooLarge));
+        }
+        let is_empty = self.incoming.is_end_stream();
+        let patience = config.timeouts.response_header;
+        let held = Held::new(Arc::clone(room));
+        let read = tokio::time::timeout(patience, self.collect(limit, version, held)).await;
+        let read = read.map_err(|_| Failure::UploadStalled(patience))??;
+        if !is_empty {
+            client.body_ended();
+        }
+        Ok(self.read.insert(Bytes::from_owner(read)).clone())
+    }
+
+    async fn collect(
+        &mut self,
+        limit: usize,
+        version: Version,
+        mut held: Held,
+    ) -> Result<Held, Refusal> {
+        loop {
+            let frame = poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx)).await;
+            let frame = match frame {
+                // hyper takes a stream that is reset with NO_ERROR for one that has ended.
+                None if version == Version::HTTP_2 && !self.incoming.is_end_stream() => {
+                    return Err(Failure::Body(RequestBodyError::Gone(None)).into());
+                }
+                None => return Ok(held),
+                Some(Err(error)) => {
+                    return Err(Failure::Body(RequestBodyError::of_client(error)).into());
+                }
+                Some(Ok(frame)) => frame,
+            };
+            let Some(data) = frame.data_ref() else {
+                return Ok(held);
+            };
+            if held.bytes.len().saturating_add(data.len()) > limit {
+                return Err(Refusal::Message(MessageError::BodyTooLarge));
+            }
+            held.push(data)?;
+        }
+    }
+}
+
+/// Whether nobody can decide on this request before its message is read. What can be said without it is
+/// said first: a stranger's body is not asked for.
+pub(crate) fn is_needed(matched: &Matched<'_>, caller: &Caller) -> bool {
+    matched.is_gated()
+        && matches!(
+            matched.authorize(caller.clone()),
+            Err(Denial::MessageUnread { .. })
+        )
+}
+
+/// Whether a refusal of this request is for somebody who speaks JSON-RPC.
+pub(super) fn is_rpc(matched: &Matched<'_>, head: &request::Parts) -> bool {
+    matched.is_gated() && head.method == Method::POST
+}
+
+/// Methods that carry no message carry no body either, where a backend might read one into it.
+pub(super) fn check_body(
+    matched: &Matched<'_>,
+    head: &request::Parts,
+    body: &ClientBody,
+) -> Result<(), Refusal> {
+    let is_without = matches!(
+        head.method,
+        Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
+    );
+    if matched.is_gated() && is_without && !body.incoming.is_end_stream() {
+        return Err(Refusal::Message(MessageError::BodyKind(
+            "a body beside a method that has none",
+        )));
+    }
+    Ok(())
+}
+
+/// What the head tells of the message: all of it, if the body is not read.
+pub(crate) fn of_head(
+    config: &Config,
+    head: &request::Parts,
+) -> Result<Option<Call>, MessageError> {
+    let call = match mcp::revision(&head.headers)? {
+        Revision::Mirrored => Some(mcp::mirrors(&head.headers)?),
+        Revision::Older => None,
+    };
+    if config.mcp.read_bodies {
+        mcp::check_body_kind(&head.headers)?;
+    } else if call.is_none() {
+        return Err(MessageError::BodyNotRead);
+    }
+    Ok(call)
+}
+
+/// The messages of a request, and the id that an answer to it has.
+pub(super) async fn read(
+    config: &Config,
+    head: &request::Parts,
+    body: &mut ClientBody,
+    client: &Client,
+    room: &Arc<Room>,
+    id: &mut RequestId,
+) -> Result<Vec<Message>, Refusal> {
+    let call = of_head(config, head).map_err(Refusal::Message)?;
+    let call = match call {
+        Some(call) if !config.mcp.read_bodies => return Ok(vec![Message::Call(call)]),
+        call => call,
+    };
+    let bytes = body.whole(config, head.version, client, room).await?;
+    *id = RequestId::Null;
+    let body = mcp::read_body(&bytes).map_err(Refusal::Message)?;
+    *id = body.id.clone();
+    if let Some(call) = call {
+        body.check_mirrors(&call).map_err(Refusal::Message)?;
+    }
+    Ok(body.messages)
+}

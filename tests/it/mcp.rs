@@ -1,0 +1,744 @@
+//! Rules on MCP methods and tools: what is not known for certain passes no rule.
+
+use serde_json::{Value, json};
+
+use crate::issuer::Issuer;
+use crate::support::upstream::response;
+use crate::support::wire::chunk;
+use crate::support::{Findings, Proxy, Reply, Request, Response, Setup, Upstream, assert_own, own};
+
+const RULES: &str = r#"
+[[route]]
+path = "/mcp"
+
+[[route]]
+path    = "/mcp"
+mcp     = { tool = "*" }
+require = { scopes = ["call"] }
+
+[[route]]
+path    = "/mcp"
+mcp     = { tool = ["delete_*", "Wipe"] }
+require = { scopes = ["call", "delete"] }
+
+[[route]]
+path   = "/mcp"
+mcp    = { tool = "run_shell" }
+access = "deny"
+
+[[route]]
+path    = "/mcp"
+mcp     = { method = ["logging/*"] }
+require = { scopes = ["log"] }
+
+[[route]]
+path = "/open"
+mcp  = { method = "tools/list" }
+access = "public"
+
+[[route]]
+path = "/open"
+mcp  = { tool = "*" }
+require = { scopes = ["call"] }
+"#;
+
+const NEW: &str = "2026-07-28";
+
+const READ: &str = "[mcp]\nread_bodies = true\n";
+
+async fn start(issuer: &Issuer, upstream: &Upstream, rest: &str) -> Proxy {
+    Setup::new(issuer, upstream)
+        .rest(&format!("{RULES}{rest}"))
+        .start()
+        .await
+}
+
+fn token(issuer: &Issuer, scope: &str) -> String {
+    issuer.user("auth0|alice").claim("scope", scope).mint()
+}
+
+/// A request of the current revision.
+fn named(method: &str, name: Option<&str>) -> Request {
+    let request = Request::post("/mcp", "{}")
+        .header("Content-Type", "application/json")
+        .header("MCP-Protocol-Version", NEW)
+        .header("Mcp-Method", method);
+    match name {
+        None => request,
+        Some(name) => request.header("Mcp-Name", name),
+    }
+}
+
+/// A request that says in its body what it asks for.
+fn older(body: &str) -> Request {
+    Request::post("/mcp", body).header("Content-Type", "application/json")
+}
+
+fn calling(tool: &str) -> String {
+    json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": { "name": tool } })
+        .to_string()
+}
+
+/// A JSON-RPC error of authgate's own: status and code, and whom it is for, `None` for nobody.
+fn rpc(found: &Response, status: u16, code: &str, id: Option<Value>) -> Result<(), String> {
+    let shown = format!("{} {}", found.head.first_line, found.text());
+    let body: Value =
+        serde_json::from_slice(&found.body).map_err(|error| format!("{error}: {shown}"))?;
+    let error = &body["error"];
+    let is_sound = body["jsonrpc"] == "2.0"
+        && error["code"].is_i64()
+        && error["message"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+        && error["data"]["request_id"].as_str() == found.header("x-request-id")
+        && found.header("cache-control") == Some("no-store")
+        && found.header("content-type") == Some("application/json");
+    if found.status() != status || error["data"]["code"] != code || !is_sound {
+        return Err(format!("expected {status} {code}, found {shown}"));
+    }
+    if body.get("id") != id.as_ref() {
+        return Err(format!("expected the id {id:?}, found {shown}"));
+    }
+    let challenged = found.header("www-authenticate").is_some();
+    let expected = status == 401 || code == "scope_missing";
+    if challenged != expected {
+        return Err(format!("challenge {challenged}: {:?}", found.head));
+    }
+    Ok(())
+}
+
+/// `passes`, or status and code.
+fn outcome(found: &Response) -> String {
+    if found.status() == 200 {
+        return "passes".to_owned();
+    }
+    let body: Value = serde_json::from_slice(&found.body).unwrap_or_default();
+    let code = body["error"]["data"]["code"]
+        .as_str()
+        .or(body["code"].as_str());
+    format!("{} {}", found.status(), code.unwrap_or("?"))
+}
+
+#[tokio::test]
+async fn the_headers_choose_the_rule() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, "").await;
+    let caller = token(&issuer, "call");
+    let mut findings = Findings::default();
+    for (method, name, expected) in [
+        ("tools/list", None, "passes"),
+        ("server/discover", None, "passes"),
+        ("tools/call", Some("read"), "passes"),
+        ("tools/call", Some("=?base64?cmVhZA==?="), "passes"),
+        ("tools/call", Some("a b, c%20d"), "passes"),
+        ("tools/call", Some("delete_user"), "403 scope_missing"),
+        ("tools/call", Some("Delete_User"), "403 scope_missing"),
+        ("tools/call", Some("wipe"), "403 scope_missing"),
+        (
+            "tools/call",
+            Some("=?base64?ZGVsZXRlX3VzZXI=?="),
+            "403 scope_missing",
+        ),
+        (
+            "tools/call",
+            Some("=?base64?IGRlbGV0ZV91c2Vy?="),
+            "403 scope_missing",
+        ),
+        ("tools/call", Some("run_shell"), "403 rule_denied"),
+        ("tools/call", Some("RUN_SHELL"), "403 rule_denied"),
+        (
+            "tools/call",
+            Some("=?base64?cnVuX3NoZWxs?="),
+            "403 rule_denied",
+        ),
+        ("TOOLS/CALL", Some("run_shell"), "403 rule_denied"),
+        ("logging/setLevel", None, "403 scope_missing"),
+        ("Logging/SetLevel", None, "403 scope_missing"),
+        ("tools/call", None, "400 mcp_header_invalid"),
+        ("Tools/Call", None, "400 mcp_header_invalid"),
+        ("prompts/get", None, "400 mcp_header_invalid"),
+        ("tools/call", Some(""), "400 mcp_header_invalid"),
+        ("", None, "400 mcp_header_invalid"),
+        (
+            "tools/list, tools/call",
+            Some("run_shell"),
+            "400 mcp_header_invalid",
+        ),
+        ("tools/call", Some("caf\u{e9}"), "400 mcp_header_invalid"),
+        (
+            "tools/call",
+            Some("=?base64?ZGVsZXRl"),
+            "400 mcp_header_invalid",
+        ),
+        (
+            "tools/call",
+            Some("=?base64?ZGVsZXRlX3VzZXJ=?="),
+            "400 mcp_header_invalid",
+        ),
+        (
+            "tools/call",
+            Some("=?BASE64?cmVhZA==?="),
+            "400 mcp_header_invalid",
+        ),
+        (
+            "tools/call",
+            Some("=?base64?cmVhZA?="),
+            "400 mcp_header_invalid",
+        ),
+    ] {
+        let case = format!("{method} {name:?}");
+        let found = proxy.send(&named(method, name).bearer(&caller)).await;
+        findings.check(&case, outcome(&found) == expected, || outcome(&found));
+        if expected != "passes" {
+            let (status, code) = expected.split_once(' ').expect("a status");
+            let status = status.parse().expect("a number");
+            findings.add(&case, rpc(&found, status, code, None));
+        }
+    }
+    findings.assert_none();
+    // What passes, passes as it was.
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, "").await;
+    let sent = named("tools/call", Some("=?base64?cmVhZA==?=")).header("Mcp-Param-Region", "eu");
+    assert_eq!(proxy.send(&sent.bearer(&caller)).await.status(), 200);
+    let last = upstream.next().await;
+    assert_eq!(last.head.get("mcp-param-region"), Some("eu"));
+    assert_eq!(last.head.get("mcp-name"), Some("=?base64?cmVhZA==?="));
+    assert_eq!(last.head.get("mcp-method"), Some("tools/call"));
+    assert_eq!(last.body().await, b"{}");
+}
+
+#[tokio::test]
+async fn headers_that_are_said_twice_or_without_their_revision_choose_nothing() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, "").await;
+    let caller = token(&issuer, "call delete log");
+    let list = ("Mcp-Method", "tools/list");
+    let version = ("MCP-Protocol-Version", NEW);
+    let mut findings = Findings::default();
+    for (fields, expected) in [
+        (&[version, list][..], "passes"),
+        (&[version, list, list], "400 mcp_header_invalid"),
+        (
+            &[version, list, ("Mcp-Method", "tools/call")],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[version, list, ("mcp_method", "tools/call")],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[version, ("Mcp_Method", "tools/list")],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[version, list, ("Mcp-Name", "a"), ("Mcp-Name", "a")],
+            "400 mcp_header_invalid",
+        ),
+        (&[version], "400 mcp_header_invalid"),
+        (&[version, version, list], "400 mcp_header_invalid"),
+        (
+            &[version, ("MCP_Protocol_Version", NEW), list],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[("MCP-Protocol-Version", "2026-07-28, 2025-11-25"), list],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[("MCP-Protocol-Version", "latest"), list],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[("MCP-Protocol-Version", "2026-99-99"), list],
+            "400 mcp_header_invalid",
+        ),
+        (
+            &[("MCP-Protocol-Version", "2025-11-25"), list],
+            "400 mcp_body_not_read",
+        ),
+        (
+            &[("MCP-Protocol-Version", "2026-07-27"), list],
+            "400 mcp_body_not_read",
+        ),
+        (&[list], "400 mcp_body_not_read"),
+        (&[], "400 mcp_body_not_read"),
+    ] {
+        for path in ["/mcp", "/MCP", "//mcp/", "/%6dcp"] {
+            let mut request = Request::post(path, calling("read")).bearer(&caller);
+            for (name, value) in fields {
+                request = request.header(name, value);
+            }
+            let found = proxy.send(&request).await;
+            findings.check(
+                &format!("{path} {fields:?}"),
+                outcome(&found) == expected,
+                || outcome(&found),
+            );
+        }
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn other_methods_and_paths_are_what_they_were() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, "").await;
+    let caller = token(&issuer, "");
+    let mut findings = Findings::default();
+    for (request, expected) in [
+        (Request::get("/mcp"), "passes"),
+        (Request::new("DELETE", "/mcp"), "passes"),
+        (
+            Request::get("/mcp")
+                .header("Mcp-Method", "tools/call")
+                .header("Mcp-Name", "run_shell"),
+            "passes",
+        ),
+        (
+            Request::get("/mcp").body(calling("run_shell")),
+            "400 mcp_unreadable",
+        ),
+        (
+            Request::new("DELETE", "/mcp").body(calling("run_shell")),
+            "400 mcp_unreadable",
+        ),
+        (
+            Request::new("PUT", "/mcp").body(calling("run_shell")),
+            "405 method_denied",
+        ),
+        (
+            Request::new("post", "/mcp").body(calling("run_shell")),
+            "405 method_denied",
+        ),
+        (Request::post("/elsewhere", "{}"), "passes"),
+        (Request::get("/open"), "405 method_denied"),
+    ] {
+        let found = proxy.send(&request.clone().bearer(&caller)).await;
+        let case = String::from_utf8_lossy(&request.bytes()).into_owned();
+        findings.check(&case, outcome(&found) == expected, || outcome(&found));
+    }
+    findings.assert_none();
+    // Preflights say nothing of the message.
+    let preflight = Request::new("OPTIONS", "/open")
+        .header("Origin", "https://app.example.com")
+        .header("Access-Control-Request-Method", "POST");
+    assert_eq!(proxy.send(&preflight).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_stranger_is_told_so_before_the_body_is_asked_for() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let waiting = Request::new("POST", "/mcp")
+        .header("Content-Type", "application/json")
+        .header("Content-Length", "100")
+        .header("Expect", "100-continue");
+    // No "100 Continue" comes before the refusal.
+    let mut client = waiting.open(proxy.data).await;
+    assert_eq!(client.head().await.status(), 401);
+    let bad = waiting
+        .clone()
+        .bearer("a.b.c")
+        .open(proxy.data)
+        .await
+        .head()
+        .await;
+    assert_eq!(bad.status(), 401);
+    // Somebody who may ask is asked, and so is a stranger where something is public.
+    let open = Request::new("POST", "/open")
+        .header("Content-Type", "application/json")
+        .header("Content-Length", "47")
+        .header("Expect", "100-continue");
+    let mut client = open.open(proxy.data).await;
+    assert_eq!(client.head().await.status(), 100);
+    client
+        .send(br#"{"jsonrpc":"2.0","id":1,"method":"tools/list" }"#)
+        .await;
+    assert_eq!(client.head().await.status(), 200);
+    assert_eq!(upstream.requests(), 1);
+
+    let call = Request::post("/open", calling("read")).header("Content-Type", "application/json");
+    let found = proxy.send(&call).await;
+    rpc(&found, 401, "token_missing", Some(json!(7))).expect("a refusal");
+    let both = format!(
+        r#"[{{"jsonrpc":"2.0","id":1,"method":"tools/list"}},{}]"#,
+        calling("read")
+    );
+    let both = Request::post("/open", both).header("Content-Type", "application/json");
+    rpc(
+        &proxy.send(&both).await,
+        401,
+        "token_missing",
+        Some(Value::Null),
+    )
+    .expect("a refusal");
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn the_body_chooses_the_rule_and_passes_unchanged() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let caller = token(&issuer, "call");
+    let list = r#"{"jsonrpc":"2.0","id":"a","method":"tools/list"}"#;
+    let passing = [
+        format!(" \t\r\n{list}\n"),
+        calling("read"),
+        r#"{"id":7,"params":{"name":"\u0072ead","arguments":{"Name":"delete","name":["x"]}},"method":"tools\/call","jsonrpc":"2.0"}"#.to_owned(),
+        format!("[{list},{}]", calling("read")),
+        r#"{"jsonrpc":"2.0","id":3,"result":{"tools":[]}}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1e2,"method":"ping","params":{"n":123456789012345678901234567890}}"#.to_owned(),
+    ];
+    for body in &passing {
+        let found = proxy.send(&older(body).bearer(&caller)).await;
+        assert_eq!(outcome(&found), "passes", "{body}");
+        let reached = upstream.next().await;
+        assert_eq!(String::from_utf8_lossy(&reached.body().await), *body);
+        assert_eq!(
+            reached.head.get("content-length"),
+            Some(body.len().to_string().as_str())
+        );
+        // However the body is cut, and without its length.
+        let mut client = Request::new("POST", "/mcp")
+            .header("Content-Type", "application/json; charset=utf-8")
+            .header("Transfer-Encoding", "chunked")
+            .bearer(&caller)
+            .open(proxy.data)
+            .await;
+        for byte in body.as_bytes() {
+            client.send(&chunk(&[*byte])).await;
+        }
+        client.send(b"0\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200, "{body}");
+        assert_eq!(
+            String::from_utf8_lossy(&upstream.next().await.body().await),
+            *body
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_certain_reaches_nobody() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let caller = token(&issuer, "call");
+    let mut findings = Findings::default();
+    let shell = calling("run_shell");
+    let list = r#"{"jsonrpc":"2.0","id":7,"method":"tools/list"}"#;
+    let deny = Some(json!(7));
+    let null = Some(Value::Null);
+    for (body, status, code, id) in [
+        (shell.clone(), 403, "rule_denied", deny.clone()),
+        (calling("delete_user"), 403, "scope_missing", deny.clone()),
+        (calling("DELETE_USER"), 403, "scope_missing", deny.clone()),
+        (calling("\tdelete_user "), 403, "scope_missing", deny.clone()),
+        (calling("wipe"), 403, "scope_missing", deny.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"\u0064elete_user"}}"#.to_owned(), 403, "scope_missing", deny.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"meth\u006fd":"tools\/call","params":{"name":"run\u005fshell"}}"#.to_owned(), 403, "rule_denied", deny.clone()),
+        (r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"run_shell"}}"#.to_owned(), 403, "rule_denied", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":"x\"y","method":"logging/setLevel"}"#.to_owned(), 403, "scope_missing", Some(json!("x\"y"))),
+        (format!("[{list},{shell}]"), 403, "rule_denied", null.clone()),
+        (format!("[{shell}]"), 403, "rule_denied", null.clone()),
+        (format!("[{list},[{shell}]]"), 400, "mcp_unreadable", null.clone()),
+        (format!("{list}{shell}"), 400, "mcp_unreadable", null.clone()),
+        (format!("{list}\n{shell}\n"), 400, "mcp_unreadable", null.clone()),
+        (format!("\u{feff}{list}"), 400, "mcp_unreadable", null.clone()),
+        (String::new(), 400, "mcp_unreadable", null.clone()),
+        ("[]".to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"method":"tools/list","method":"tools/call"}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read","name":"run_shell"}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"ping","Method":"tools/call","params":{"name":"run_shell"}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read","NAME":"run_shell"}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"read"},"Params":{"name":"run_shell"}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":{"toString":"run_shell"}}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":["run_shell"]}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call"}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":["tools/call"]}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","result":{},"params":{"name":"run_shell"}}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{'jsonrpc':'2.0','id':7,'method':'ping'}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (r#"{"jsonrpc":"2.0","id":7,"method":"ping",}"#.to_owned(), 400, "mcp_unreadable", null.clone()),
+        (format!("{{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"ping\",\"params\":{}", "[".repeat(50_000)), 400, "mcp_unreadable", null.clone()),
+        ("tools/list".to_owned(), 400, "mcp_unreadable", null.clone()),
+    ] {
+        let found = proxy.send(&older(&body).bearer(&caller)).await;
+        let case: String = body.chars().take(100).collect();
+        findings.add(&case, rpc(&found, status, code, id));
+    }
+    for fields in [
+        &[][..],
+        &[("Content-Type", "text/plain")],
+        &[("Content-Type", "application/json; charset=utf-16")],
+        &[
+            ("Content-Type", "application/json"),
+            ("Content-Type", "application/json"),
+        ],
+        &[
+            ("Content-Type", "application/json"),
+            ("Content-Encoding", "gzip"),
+        ],
+        &[
+            ("Content-Type", "application/json"),
+            ("Content_Encoding", "gzip"),
+        ],
+    ] {
+        let mut request = Request::post("/mcp", list).bearer(&caller);
+        for (name, value) in fields {
+            request = request.header(name, value);
+        }
+        let found = proxy.send(&request).await;
+        let code = if fields.len() > 1 && fields[1].0 != "Content-Encoding" {
+            "mcp_header_invalid"
+        } else {
+            "mcp_unreadable"
+        };
+        findings.add(&format!("{fields:?}"), rpc(&found, 400, code, None));
+    }
+    findings.assert_none();
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn headers_must_agree_with_a_body_that_is_read() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let caller = token(&issuer, "call");
+    let list = r#"{"jsonrpc":"2.0","id":7,"method":"tools/list"}"#.to_owned();
+    let json = "application/json";
+    let mut findings = Findings::default();
+    for (version, method, name, body, expected) in [
+        (NEW, "tools/call", Some("read"), calling("read"), "passes"),
+        (
+            NEW,
+            "tools/call",
+            Some("=?base64?cmVhZA==?="),
+            calling("read"),
+            "passes",
+        ),
+        (
+            NEW,
+            "tools/call",
+            Some("read"),
+            calling("run_shell"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/call",
+            Some("run_shell"),
+            calling("read"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/call",
+            Some("Read"),
+            calling("read"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/list",
+            None,
+            calling("read"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/list",
+            Some("read"),
+            calling("read"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/call",
+            Some("read"),
+            list.clone(),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/list",
+            None,
+            format!("[{list}]"),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/list",
+            None,
+            r#"{"jsonrpc":"2.0","id":7,"result":{}}"#.to_owned(),
+            "400 mcp_header_mismatch",
+        ),
+        (
+            NEW,
+            "tools/call",
+            None,
+            calling("read"),
+            "400 mcp_header_invalid",
+        ),
+        // Older revisions know no such headers, so the body alone counts.
+        (
+            "2025-11-25",
+            "tools/list",
+            None,
+            calling("run_shell"),
+            "403 rule_denied",
+        ),
+        (
+            "2025-11-25",
+            "tools/call",
+            Some("run_shell"),
+            list,
+            "passes",
+        ),
+    ] {
+        let mut request = Request::post("/mcp", body.clone())
+            .header("Content-Type", json)
+            .header("MCP-Protocol-Version", version)
+            .header("Mcp-Method", method)
+            .bearer(&caller);
+        if let Some(name) = name {
+            request = request.header("Mcp-Name", name);
+        }
+        let found = proxy.send(&request).await;
+        findings.check(
+            &format!("{version} {method} {name:?} {body}"),
+            outcome(&found) == expected,
+            || outcome(&found),
+        );
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn what_is_read_is_bounded() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(
+        &issuer,
+        &upstream,
+        "[mcp]\nread_bodies = true\nmax_body = \"1KiB\"\n",
+    )
+    .await;
+    let caller = token(&issuer, "call");
+    let padded = |length: usize| {
+        let call = calling("read");
+        format!("{call}{}", " ".repeat(length - call.len()))
+    };
+    assert_eq!(
+        proxy
+            .send(&older(&padded(1024)).bearer(&caller))
+            .await
+            .status(),
+        200
+    );
+    let found = proxy.send(&older(&padded(1025)).bearer(&caller)).await;
+    rpc(&found, 413, "body_too_large", None).expect("a refusal");
+    // The same without a length, and without an end.
+    let mut client = Request::new("POST", "/mcp")
+        .header("Content-Type", "application/json")
+        .header("Transfer-Encoding", "chunked")
+        .bearer(&caller)
+        .open(proxy.data)
+        .await;
+    for _ in 0..2 {
+        client.send(&chunk(padded(600).as_bytes())).await;
+    }
+    rpc(&client.response().await, 413, "body_too_large", None).expect("a refusal");
+    assert_eq!(upstream.requests(), 1);
+    // Elsewhere nothing is read, and nothing is bounded.
+    let big = Request::post("/elsewhere", padded(100_000)).bearer(&caller);
+    assert_eq!(proxy.send(&big).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_message_unfinished_is_gone() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let caller = token(&issuer, "call");
+    let mut client = Request::new("POST", "/mcp")
+        .header("Content-Type", "application/json")
+        .header("Content-Length", "100")
+        .bearer(&caller)
+        .open(proxy.data)
+        .await;
+    client.send(b"{\"jsonrpc\"").await;
+    drop(client);
+    let line = proxy.request_line("/mcp").await;
+    assert_eq!(line["outcome"], "cancelled", "{line}");
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stream_of_events_cancels_its_call() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let proxy = start(&issuer, &upstream, READ).await;
+    let caller = token(&issuer, "call");
+    let new = older(&calling("read"))
+        .header("MCP-Protocol-Version", NEW)
+        .header("Mcp-Method", "tools/call")
+        .header("Mcp-Name", "read");
+    for request in [older(&calling("read")), new] {
+        let mut client = request.bearer(&caller).open(proxy.data).await;
+        let exchange = upstream.next().await;
+        let event =
+            "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n";
+        exchange.send(event);
+        assert_eq!(client.head().await.status(), 200);
+        assert_eq!(client.data().await, event);
+        drop(client);
+        exchange.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn everything_else_is_refused_as_ever() {
+    let issuer = Issuer::start();
+    let mut upstream = Upstream::start(|head| match head.target() {
+        "/mcp" => Reply::Bytes(response(
+            "200 OK",
+            &[("Content-Type", "application/json")],
+            "{}",
+        )),
+        _ => Reply::ok("hello"),
+    });
+    let proxy = start(&issuer, &upstream, "").await;
+    assert_own(
+        &proxy.send(&Request::get("/mcp")).await,
+        401,
+        "token_missing",
+    );
+    assert_own(
+        &proxy.send(&Request::post("/x", "{}")).await,
+        401,
+        "token_missing",
+    );
+    let found = proxy.send(&named("tools/list", None)).await;
+    rpc(&found, 401, "token_missing", None).expect("a refusal");
+    let found = proxy.send(&named("tools/list", None).bearer("a.b.c")).await;
+    rpc(&found, 401, "token_malformed", None).expect("a refusal");
+    // A gRPC client reads neither.
+    let grpc = Request::post("/mcp", "").header("Content-Type", "application/grpc");
+    assert_eq!(proxy.send(&grpc).await.header("grpc-status"), Some("16"));
+    // Before anything is decided, nobody knows that it is MCP.
+    let hostless = Request::post("/mcp", "{}").host(None);
+    assert_eq!(
+        own(&proxy.send(&hostless).await, 400, "host_malformed"),
+        Ok(())
+    );
+    upstream.go_down().await;
+    let list = named("tools/list", None).bearer(&token(&issuer, ""));
+    rpc(&proxy.send(&list).await, 502, "upstream_unreachable", None).expect("a refusal");
+}
