@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, Health};
 use crate::certificate::CertificateError;
-use crate::config::Config;
+use crate::config::{Config, SessionKeyError};
 use crate::descriptors;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
 use crate::metrics::Metrics;
@@ -58,6 +58,8 @@ pub enum AppError {
     Roots(RootsError),
     /// Keys cannot be fetched in any way.
     Keys(reload::Reason),
+    /// There are no keys for MCP sessions where there should be.
+    Sessions(SessionKeyError),
     /// The upstream cannot be connected to over TLS.
     Upstream(ConnectorError),
     /// A thread or task that must run for ever ended.
@@ -76,6 +78,7 @@ impl fmt::Display for AppError {
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
             Self::Keys(error) => write!(f, "keys: {error}"),
+            Self::Sessions(error) => error.fmt(f),
             Self::Upstream(error) => write!(f, "upstream: {error}"),
             Self::Ended(what) => write!(f, "{what} ended unexpectedly"),
         }
@@ -90,7 +93,7 @@ impl AppError {
     pub const fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Certificate(_) | Self::Roots(_) | Self::Upstream(_)
+            Self::Certificate(_) | Self::Roots(_) | Self::Sessions(_) | Self::Upstream(_)
         )
     }
 }
@@ -154,7 +157,9 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let served_by = reload::connection_settings(&config).map_err(AppError::Certificate)?;
     let connections = watch::Sender::new(served_by);
     source.watch(&config);
-    let settings = Settings::new(config, Arc::clone(&keys.store), connector);
+    let sessions = config.mcp.sessions.load().map_err(AppError::Sessions)?;
+    let settings =
+        Settings::new(config, Arc::clone(&keys.store), connector).with_sessions(sessions);
     let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)));
     let mut tasks = JoinSet::new();
     if let Some(admin) = admin {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, KeySource, LogFormat};
+use crate::config::{Config, KeySource, LogFormat, SessionKeySource};
 use crate::cors::Origins;
 use crate::jose::{KeySet, SkippedKey};
 use crate::keys::Fetcher;
@@ -151,6 +151,13 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     line("mcp.read_bodies", &config.mcp.read_bodies)?;
     line("mcp.max_body", &config.mcp.max_body)?;
+    line("mcp.filter_tools", &config.mcp.filter_tools)?;
+    match &config.mcp.sessions {
+        SessionKeySource::None => line("mcp sessions belong to", &"whoever knows their id")?,
+        SessionKeySource::Given(_) | SessionKeySource::File(_) => {
+            line("mcp sessions belong to", &"the caller who opened them")?;
+        }
+    }
     line(
         "streams.expiry_grace",
         &or_word(config.expiry_grace.map(seconds), "never"),
@@ -267,12 +274,14 @@ fn join(parts: &[Condition], with: &str) -> String {
 ///
 /// # Errors
 ///
-/// When trusted roots cannot be put together, or the listener's certificate cannot be used.
+/// When trusted roots cannot be put together, the listener's certificate cannot be used, or there are no keys
+/// for sessions where there should be.
 pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     Roots::load(config.auth0.keys.ca_file.as_deref())?;
     if let Some(files) = &config.tls {
         files.load()?;
     }
+    config.mcp.sessions.load()?;
     Ok(())
 }
 

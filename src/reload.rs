@@ -180,6 +180,7 @@ impl Reloader {
             config.timeouts.connect,
         )?;
         let connections = connection_settings(&config)?;
+        let sessions = config.mcp.sessions.load()?;
         // Last of what can fail: it makes series for new issuers.
         let keys = if same_keys(&config, &current.config) {
             None
@@ -187,7 +188,9 @@ impl Reloader {
             Some(self.fresh_keys(&config).await?)
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
-        let settings = current.succeeded_by(config, Arc::clone(store), connector);
+        let settings = current
+            .succeeded_by(config, Arc::clone(store), connector)
+            .with_sessions(sessions);
         let generation = settings.generation;
         self.shared.replace(settings);
         self.connections.send_replace(connections);
@@ -319,7 +322,8 @@ impl WatchedSource {
         let files = self
             .file()
             .into_iter()
-            .chain(certificate.map(Path::to_owned));
+            .chain(certificate.map(Path::to_owned))
+            .chain(config.mcp.sessions.file());
         let files: Vec<PathBuf> = files.collect();
         if files != self.files {
             self.files = files;

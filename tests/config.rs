@@ -610,6 +610,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[route]]\npath = \"/a\"\nmcp.tool = \"a\"\n[[route]]\npath = \"/a\"\nmcp.tool = [\"b\", \"a\"]", "route[1]", "route[0] has the same path and takes mcp.tool \"a\" already"),
     ("mcp.max_body = \"0KiB\"", "mcp.max_body", "must be more than zero"),
     ("mcp.read_bodies = \"yes\"", "mcp.read_bodies", "write true or false"),
+    ("mcp.filter_tools = 1", "mcp.filter_tools", "write true or false"),
+    ("mcp.session_key_file = [\"a\"]", "mcp.session_key_file", "is an array, not a string"),
+    ("mcp.session_key = \"a\"", "mcp.session_key", "known here: read_bodies, max_body, filter_tools, session_key_file"),
     ("[[route]]\npath = \"/a\"\naccess = \"public\"\nrequire = {}", "route[0].require", "makes no sense beside access = \"public\" or \"deny\""),
     ("[[route]]\npath = \"/a\"\naccess = \"deny\"\nrequire = { scopes = [\"a\"] }", "route[0].require", "remove one of them"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/b\"\n[[route]]\npath = \"/a\"", "route[2]", "route[0] has the same path and takes the remaining methods already"),
@@ -645,6 +648,7 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("auth0.roles_claim = \"roles\"", "auth0.roles_claim", "Auth0 silently drops a claim named \"roles\": let the Action set \"https://your-app.com/roles\""),
     ("require.claims = [{ claim = \"groups\", contains = \"staff\" }]", "require.claims[0].claim", "Auth0 silently drops a claim named \"groups\""),
     ("identity.headers.x-roles = \"roles\"", "identity.headers.\"x-roles\"", "Auth0 silently drops a claim named \"roles\""),
+    ("mcp.filter_tools = true", "mcp.filter_tools", "does nothing without a [[route]] that has mcp"),
     ("mcp.read_bodies = true", "mcp.read_bodies", "does nothing without a [[route]] that has mcp"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
 ];
@@ -714,6 +718,7 @@ const UNUSUAL: &[&str] = &[
     "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\n[[route]]\npath = \"/A\"",
     "[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"",
     "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a\"\nmcp.tool = \"*\"\n[[route]]\npath = \"/a\"\nmcp.method = [\"tools/call\", \"ping\"]\nmethods = [\"POST\"]",
+    "mcp.session_key_file = \"/run/secrets/key\"",
     "mcp = { max_body = \"64KiB\" }\nroute = [{ path = \"/a\", mcp.tool = [\"Gr\u{fc}\u{df}e senden\", \"a b*\"] }]",
     "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
 ];
@@ -1244,4 +1249,35 @@ fn the_file_is_named_by_the_flag_or_the_variable() {
         assert_eq!(path.as_deref(), expected.map(Path::new));
     }
     assert_eq!(config::file_path(None, &empty_environment), None);
+}
+
+/// What the variable holds is told to nobody.
+#[test]
+fn keys_of_sessions_are_taken_and_never_shown() {
+    let load = |keys: &'static str, fragment: &str| {
+        let environment =
+            move |name: &str| (name == "AUTHGATE_MCP_SESSION_KEY").then(|| keys.to_owned());
+        load_with(&complete(fragment), &Overrides::default(), &environment)
+    };
+    let long = "0123456789abcdef0123456789abcdef,fedcba9876543210fedcba9876543210";
+    let loaded = load(long, "mcp.session_key_file = \"/run/key\"");
+    assert_eq!(
+        loaded.notes,
+        ["mcp.session_key_file: AUTHGATE_MCP_SESSION_KEY wins over the file /run/key"]
+    );
+    let shown = format!("{loaded:?}");
+    assert!(shown.contains("SessionKeys(2)"), "{shown}");
+    assert!(!shown.contains("0123456789abcdef"), "{shown}");
+    for (keys, words) in [
+        ("short", "holds a key of less than 32 characters"),
+        (",", "holds no key"),
+    ] {
+        let found = errors(load(keys, ""));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].path, "AUTHGATE_MCP_SESSION_KEY");
+        assert!(found[0].message.contains(words), "{found:?}");
+        assert!(!found[0].message.contains("short"), "{found:?}");
+    }
+    let loaded = load(" ", "");
+    assert!(format!("{loaded:?}").contains("sessions: None"));
 }

@@ -26,7 +26,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "mcp",
         &["headers", "jose"],
-        &["base64", "http", "serde_json"],
+        &["base64", "http", "ring", "serde_json"],
     ),
     (
         "policy",
@@ -36,7 +36,8 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("headers", &["identity"], &["http"]),
     ("authorized", &["headers", "policy"], &["http"]),
     ("cors", &[], &["http"]),
-    // Configuration produces the core's types and does no I/O but to read its file.
+    // Configuration produces the core's types and does no I/O but to read its file, and the one with the keys
+    // of sessions when it is asked for them.
     (
         "config",
         &[
@@ -46,6 +47,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "headers",
             "identity",
             "jose",
+            "mcp",
             "policy",
             "token",
         ],

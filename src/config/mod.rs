@@ -21,7 +21,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
-pub use mcp::McpSettings;
+pub use mcp::{McpSettings, SessionKeyError, SessionKeySource};
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
@@ -340,7 +340,7 @@ fn read(
     let token_sources = token_sources(root.section("token_sources", problems), problems);
     let cors = cors::read(root.section("cors", problems), problems);
     let is_gated = routes.iter().any(|route| route.mcp.is_some());
-    let mcp = mcp::read(root.section("mcp", problems), is_gated, problems);
+    let mcp = mcp::read(root.section("mcp", problems), is_gated, sources, problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
     root.finish(problems);

@@ -61,3 +61,43 @@ impl fmt::Display for MessageError {
 }
 
 impl std::error::Error for MessageError {}
+
+/// Why an answer is not passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnswerError {
+    /// It is not JSON, or JSON that two parsers read differently.
+    NotJson(JsonError),
+    /// It is neither JSON nor an event stream, or in a coding.
+    Kind(&'static str),
+    /// The list of tools is none.
+    NotTools(&'static str),
+    /// It is more than is held at a time.
+    TooLarge,
+    /// Its session id is repeated, too long, or not of visible ASCII.
+    Session,
+}
+
+impl AnswerError {
+    /// What is wrong, without anything of the answer's.
+    #[must_use]
+    pub const fn problem(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "an MCP message that is not JSON, where tools are filtered",
+            Self::Kind(problem) | Self::NotTools(problem) => problem,
+            Self::TooLarge => "an MCP message of more than 4 MiB, where tools are filtered",
+            Self::Session => "an Mcp-Session-Id that is repeated, too long or not visible ASCII",
+        }
+    }
+}
+
+impl fmt::Display for AnswerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.problem())?;
+        match self {
+            Self::NotJson(error) => write!(f, ": {error}"),
+            Self::Kind(_) | Self::NotTools(_) | Self::TooLarge | Self::Session => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for AnswerError {}

@@ -5,14 +5,20 @@
 
 mod body;
 mod error;
+mod events;
 mod fields;
 mod message;
+mod session;
+mod tools;
 
 pub use body::{Body, RequestId, read_body};
-pub use error::MessageError;
+pub use error::{AnswerError, MessageError};
+pub use events::{Events, MAX_ANSWER_BYTES};
 pub use fields::{Revision, check_body_kind, mirrors, revision};
 pub(crate) use message::fold;
 pub use message::{Call, Message};
+pub use session::{KeyError, Principal, SessionKeys, UnknownSession, bind_answer, bind_request};
+pub use tools::filter_tools;
 
 /// How deeply arrays and objects may nest. Tools take documents as arguments and describe them by
 /// schemas, which nest twice as deep; recursion must end somewhere, and serde's own ends at 128.

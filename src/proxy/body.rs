@@ -12,6 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
 use super::respond;
+use super::tools::EventBody;
 use crate::headers;
 use crate::upstream::{Failure, ResponseBody};
 
@@ -64,6 +65,10 @@ enum Content {
 pub(super) enum Upstream {
     /// Over a connection of the pool.
     Pooled(ResponseBody),
+    /// Read already.
+    Read(Option<Bytes>),
+    /// An event stream whose lists of tools are filtered.
+    Events(Box<EventBody>),
     /// Over a connection that asked for an upgrade and got an ordinary answer.
     Single(Incoming),
 }
@@ -209,6 +214,8 @@ impl Upstream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         match self {
             Self::Pooled(body) => Pin::new(body).poll_frame(cx),
+            Self::Read(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Events(events) => events.poll_frame(cx),
             Self::Single(body) => Pin::new(body).poll_frame(cx).map_err(Failure::Broken),
         }
     }
@@ -216,6 +223,8 @@ impl Upstream {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Pooled(body) => body.is_end_stream(),
+            Self::Read(bytes) => bytes.is_none(),
+            Self::Events(events) => events.is_end_stream(),
             Self::Single(body) => body.is_end_stream(),
         }
     }
@@ -223,6 +232,11 @@ impl Upstream {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Pooled(body) => body.size_hint(),
+            Self::Read(bytes) => {
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
+            }
+            Self::Events(_) => SizeHint::default(),
             Self::Single(body) => body.size_hint(),
         }
     }

@@ -12,8 +12,10 @@ use hyper::body::Incoming;
 
 use super::Refusal;
 use crate::config::Config;
+use crate::headers;
+use crate::identity::Identity;
 use crate::listener::Client;
-use crate::mcp::{self, Call, Message, MessageError, RequestId, Revision};
+use crate::mcp::{self, Call, Message, MessageError, Principal, RequestId, Revision};
 use crate::policy::{Caller, Denial, Matched};
 use crate::upstream::{Failure, RequestBody, RequestBodyError};
 
@@ -167,7 +169,8 @@ pub(super) fn is_rpc(matched: &Matched<'_>, head: &request::Parts) -> bool {
     matched.is_gated() && head.method == Method::POST
 }
 
-/// Methods that carry no message carry no body either, where a backend might read one into it.
+/// Methods that carry no message carry no body either, where a backend might read one into it; and nothing
+/// else may carry messages past the rules.
 pub(super) fn check_body(
     matched: &Matched<'_>,
     head: &request::Parts,
@@ -177,12 +180,17 @@ pub(super) fn check_body(
         head.method,
         Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
     );
-    if matched.is_gated() && is_without && !body.incoming.is_end_stream() {
-        return Err(Refusal::Message(MessageError::BodyKind(
-            "a body beside a method that has none",
-        )));
+    if !matched.is_gated() {
+        return Ok(());
     }
-    Ok(())
+    let problem = if is_without && !body.incoming.is_end_stream() {
+        "a body beside a method that has none"
+    } else if headers::is_websocket_upgrade(head) {
+        "a WebSocket, whose messages nobody would read"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::Message(MessageError::BodyKind(problem)))
 }
 
 /// What the head tells of the message: all of it, if the body is not read.
@@ -224,4 +232,39 @@ pub(super) async fn read(
         body.check_mirrors(&call).map_err(Refusal::Message)?;
     }
     Ok(body.messages)
+}
+
+/// Whose a session is.
+pub(super) fn principal(identity: &Identity) -> Principal<'_> {
+    let token = identity.token();
+    let client = |name| token.claims().string(name).ok().flatten();
+    Principal {
+        issuer: token.issuer(),
+        subject: token.subject(),
+        client: client("azp").or_else(|| client("client_id")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Held, MAX_HELD_BYTES, Refusal, Room};
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn all_bodies_together_are_bounded() {
+        let room = Arc::new(Room::default());
+        let part = vec![0; MAX_HELD_BYTES / 4];
+        let mut held: Vec<Held> = (0..5).map(|_| Held::new(Arc::clone(&room))).collect();
+        for (place, one) in held.iter_mut().enumerate() {
+            let pushed = one.push(&part);
+            assert_eq!(pushed.is_ok(), place < 4, "{place}");
+            assert!(place < 4 || matches!(pushed, Err(Refusal::NoRoom)));
+        }
+        held.truncate(2);
+        let mut again = Held::new(Arc::clone(&room));
+        assert!(again.push(&part).is_ok() && again.push(&part).is_ok());
+        drop((held, again));
+        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
+    }
 }

@@ -9,6 +9,7 @@ mod message;
 mod refusal;
 mod respond;
 mod settings;
+mod tools;
 mod tunnel;
 
 use std::net::IpAddr;
@@ -33,7 +34,7 @@ use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
 use crate::listener::{Client, Handler, Unreadable};
-use crate::mcp::RequestId;
+use crate::mcp::{self, RequestId};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
@@ -42,6 +43,7 @@ use access_log::AccessLog;
 use first_sight::FirstSight;
 use message::{ClientBody, Room};
 use settings::CurrentUpstream;
+use tools::ToolFilter;
 
 /// One worker's proxy.
 #[derive(Debug)]
@@ -61,6 +63,8 @@ struct Exchange {
     log: AccessLog,
     /// For a request that is answered in JSON-RPC, what its id is.
     rpc: Option<RequestId>,
+    /// Whether the answer may list tools, of which the caller sees its own.
+    lists_tools: bool,
 }
 
 impl Proxy {
@@ -86,6 +90,7 @@ impl Proxy {
             log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
             request_id,
             rpc: None,
+            lists_tools: false,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
@@ -97,6 +102,7 @@ impl Proxy {
             request_id,
             mut log,
             rpc,
+            ..
         } = exchange;
         let mut response = match answer {
             Ok(Answer::Own(response)) => {
@@ -155,6 +161,7 @@ impl Proxy {
             origin,
             request_id,
             log,
+            lists_tools,
             ..
         } = exchange;
         for denial in permit.shadowed() {
@@ -167,16 +174,26 @@ impl Proxy {
         }
         let config = &settings.config;
         config.token_sources.remove(&mut head, is_upgrade);
+        let principal = permit.identity().map(|one| message::principal(one));
+        if let Some(keys) = &settings.sessions {
+            mcp::bind_request(keys, &mut head.headers, principal)
+                .map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
+        }
+        let filter = lists_tools.then(|| {
+            ToolFilter::prepare(&mut head.headers);
+            ToolFilter::new(&self.shared, &head.method, head.uri.path(), &permit)
+        });
         let outbound = self.outbound(config, &head, &host, client, request_id);
         let body = body.into_request_body(version, config.limits.body_bytes, client);
         let authorized = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
         let upstream = self.upstream.under(settings);
         log.sending();
         if is_upgrade {
-            let answer = upstream
+            let mut answer = upstream
                 .send_upgrade(authorized.upgrading_to_websocket())
                 .await?;
             log.answered();
+            bind_answer(settings, answer.headers_mut(), principal)?;
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
         let interim = Self::interim_to(client, version);
@@ -184,7 +201,11 @@ impl Proxy {
         let mut response = upstream.send(authorized, expiry, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
-        Ok(Answer::Forwarded(response.map(body::Upstream::Pooled)))
+        bind_answer(settings, response.headers_mut(), principal)?;
+        Ok(Answer::Forwarded(match filter {
+            None => response.map(body::Upstream::Pooled),
+            Some(filter) => filter.apply(response, expiry.map(Into::into)).await?,
+        }))
     }
 
     /// Every check, under one configuration. When another one comes in the meantime, which is possible
@@ -241,7 +262,12 @@ impl Proxy {
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
-        let Exchange { log, rpc, .. } = exchange;
+        let Exchange {
+            log,
+            rpc,
+            lists_tools,
+            ..
+        } = exchange;
         let policy = &settings.config.policy;
         let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, &body.incoming) {
@@ -289,6 +315,8 @@ impl Proxy {
                 .matched_with(head.method.as_str(), path, &messages)
                 .map_err(Refusal::Path)?
         };
+        *lists_tools = settings.config.mcp.filter_tools
+            && tools::may_be_listed(&matched, &head.method, &messages);
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();
         decided.map_err(Refusal::Denied)
@@ -422,6 +450,20 @@ fn own_answer(
         return Err(Refusal::OriginDenied);
     }
     Ok(None)
+}
+
+/// Seals the MCP session of an answer, where sessions belong to somebody.
+fn bind_answer(
+    settings: &Settings,
+    headers: &mut HeaderMap,
+    principal: Option<mcp::Principal<'_>>,
+) -> Result<(), Refusal> {
+    let bind = |keys| mcp::bind_answer(keys, headers, principal);
+    settings
+        .sessions
+        .as_ref()
+        .map_or(Ok(()), bind)
+        .map_err(Refusal::Answer)
 }
 
 /// What comes back to a request that is not refused.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
-use crate::mcp::MessageError;
+use crate::mcp::{AnswerError, MessageError};
 use crate::policy::{Denial, PathError};
 use crate::token::{AuthorizationError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
@@ -12,6 +12,8 @@ use crate::upstream::{Failure, RequestBodyError};
 /// Why a request is not answered by the upstream. `Display` is for the log.
 #[derive(Debug)]
 pub enum Refusal {
+    /// The upstream's answer is not passed on.
+    Answer(AnswerError),
     /// The `Authorization` header cannot be read.
     Authorization(AuthorizationError),
     /// The body is larger than `limits.body_bytes`.
@@ -40,6 +42,8 @@ pub enum Refusal {
     Token(Rejection),
     /// More header fields than `limits.headers`.
     TooManyHeaders,
+    /// The MCP session is none of this caller's.
+    UnknownSession,
     /// It is no request.
     Unreadable(Unreadable),
     /// The upstream did not answer.
@@ -65,6 +69,7 @@ impl Refusal {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::Answer(_) => "mcp_answer_unreadable",
             Self::Authorization(_) => "authorization_malformed",
             Self::BodyTooLarge => "body_too_large",
             Self::Denied(denial) => denial.code(),
@@ -88,6 +93,7 @@ impl Refusal {
             Self::Path(_) => "path_malformed",
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
+            Self::UnknownSession => "mcp_session_unknown",
             Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
             Self::Unreadable(Unreadable::TooSlow(_)) => "request_timeout",
             Self::UriTooLong | Self::Unreadable(Unreadable::TargetTooLong) => "uri_too_long",
@@ -122,7 +128,9 @@ impl Refusal {
             | Self::Head(HeadError::Method)
             | Self::HostNotServed
             | Self::OriginDenied
-            | Self::Token(_) => "http_request_denied",
+            | Self::Token(_)
+            | Self::UnknownSession => "http_request_denied",
+            Self::Answer(_) => "http_protocol_error",
             Self::KeysUnavailable | Self::NoRoom | Self::Overloaded => "proxy_internal_error",
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
@@ -156,6 +164,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Answer(error) => error.fmt(f),
             Self::Authorization(error) => error.fmt(f),
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
@@ -176,6 +185,9 @@ impl fmt::Display for Refusal {
             Self::Path(error) => error.fmt(f),
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
+            Self::UnknownSession => f.write_str(
+                "the Mcp-Session-Id was not given to this caller by anybody with the key",
+            ),
             Self::Unreadable(why) => why.fmt(f),
             Self::Upstream(failure) => failure.fmt(f),
             Self::UriTooLong => f.write_str("the target is longer than limits.uri_bytes"),

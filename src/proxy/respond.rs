@@ -79,6 +79,7 @@ impl Answer {
 #[deny(clippy::wildcard_enum_match_arm)]
 fn answer(refusal: &Refusal) -> Answer {
     match refusal {
+        Refusal::Answer(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
         Refusal::Authorization(_) => Answer {
             challenge: Challenge::InvalidRequest(
                 "The Authorization header is not exactly one Bearer token",
@@ -121,6 +122,7 @@ fn answer(refusal: &Refusal) -> Answer {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "Too many header fields",
         ),
+        Refusal::UnknownSession => Answer::plain(StatusCode::NOT_FOUND, "Session not found"),
         Refusal::Unreadable(Unreadable::HeadTooLarge) => Answer::plain(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "Request header too large",
@@ -268,9 +270,13 @@ const fn rpc_code(refusal: &Refusal) -> &'static str {
                 "-32000"
             }
         },
-        Refusal::KeysUnavailable | Refusal::NoRoom | Refusal::Overloaded | Refusal::Upstream(_) => {
-            "-32603"
-        }
+        // What MCP's own servers say.
+        Refusal::UnknownSession => "-32001",
+        Refusal::Answer(_)
+        | Refusal::KeysUnavailable
+        | Refusal::NoRoom
+        | Refusal::Overloaded
+        | Refusal::Upstream(_) => "-32603",
         Refusal::Authorization(_)
         | Refusal::BodyTooLarge
         | Refusal::Denied(_)

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::headers::Pseudonym;
 use crate::identity::Identity;
 use crate::keys::KeyStore;
+use crate::mcp::SessionKeys;
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::token::{TokenCache, Verifier};
@@ -23,6 +24,8 @@ pub struct Settings {
     pub keys: Arc<KeyStore>,
     pub(super) verifier: Verifier,
     pub(super) verified: Arc<TokenCache<Identity>>,
+    /// With these, an MCP session belongs to who opened it.
+    pub(super) sessions: Option<SessionKeys>,
     connector: Connector,
     /// The generation that the way to the upstream is from.
     upstream_since: u64,
@@ -52,9 +55,16 @@ impl Settings {
             verified: Arc::new(TokenCache::new()),
             config,
             keys,
+            sessions: None,
             connector,
             upstream_since: 1,
         }
+    }
+
+    /// The same with keys for MCP sessions.
+    #[must_use]
+    pub fn with_sessions(self, sessions: Option<SessionKeys>) -> Self {
+        Self { sessions, ..self }
     }
 
     /// The one after this. What was verified stays remembered where the same checks made it, and

@@ -742,3 +742,498 @@ async fn everything_else_is_refused_as_ever() {
     let list = named("tools/list", None).bearer(&token(&issuer, ""));
     rpc(&proxy.send(&list).await, 502, "upstream_unreachable", None).expect("a refusal");
 }
+
+const FILTER: &str = "[mcp]\nread_bodies = true\nfilter_tools = true\n";
+
+const TOOLS: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"read","x":1.50},{"name":"delete_user"},{"name":"run_shell"},{"name":"\u0064elete_all"}, {"name":"write"}],"nextCursor":"p2"}}"#;
+
+const CALLABLE: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"read","x":1.50},{"name":"write"}],"nextCursor":"p2"}}"#;
+
+const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+
+fn json_answer(fields: &[(&str, &str)], body: &str) -> Reply {
+    let mut all = vec![("Content-Type", "application/json")];
+    all.extend_from_slice(fields);
+    Reply::Bytes(response("200 OK", &all, body))
+}
+
+#[tokio::test]
+async fn a_caller_sees_the_tools_that_it_may_call() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| json_answer(&[("ETag", "\"1\"")], TOOLS));
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let mirrored = older(LIST)
+        .header("MCP-Protocol-Version", NEW)
+        .header("Mcp-Method", "tools/list");
+    let batch = format!(r#"[{{"jsonrpc":"2.0","id":1,"method":"ping"}},{LIST}]"#);
+    let odd = LIST.replace("tools/list", "Tools\\/List");
+    for request in [older(LIST), mirrored, older(&batch), older(&odd)] {
+        let request = request
+            .header("Accept-Encoding", "gzip, br")
+            .header("Range", "bytes=5-");
+        for (scope, expected) in [
+            ("call", CALLABLE.to_owned()),
+            (
+                "call delete",
+                TOOLS
+                    .replace(r#"{"name":"run_shell"},"#, "")
+                    .replace(", {", ",{"),
+            ),
+            (
+                "",
+                r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"nextCursor":"p2"}}"#.to_owned(),
+            ),
+        ] {
+            let found = proxy
+                .send(&request.clone().bearer(&token(&issuer, scope)))
+                .await;
+            assert_eq!(found.text(), expected, "{scope}");
+            assert_eq!(found.header("etag"), None);
+            let reached = upstream.next().await;
+            assert_eq!(reached.head.all("accept-encoding"), ["identity"]);
+            assert_eq!(reached.head.get("range"), None);
+        }
+    }
+    // What is no list of tools passes as it is, and so does another request's answer.
+    let other = proxy
+        .send(
+            &older(&calling("read"))
+                .header("Accept-Encoding", "gzip")
+                .bearer(&token(&issuer, "call")),
+        )
+        .await;
+    assert_eq!(other.text(), TOOLS);
+    assert_eq!(other.header("etag"), Some("\"1\""));
+    assert_eq!(
+        upstream.next().await.head.get("accept-encoding"),
+        Some("gzip")
+    );
+}
+
+#[tokio::test]
+async fn without_the_switch_or_the_rules_nothing_is_filtered() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| json_answer(&[], TOOLS));
+    for (rest, path) in [(READ, "/mcp"), (FILTER, "/elsewhere")] {
+        let proxy = start(&issuer, &upstream, rest).await;
+        let list = Request::post(path, LIST)
+            .header("Content-Type", "application/json")
+            .bearer(&token(&issuer, ""));
+        assert_eq!(proxy.send(&list).await.text(), TOOLS, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_filtered_is_not_passed_on() {
+    let issuer = Issuer::start();
+    let big = format!("{}{}", TOOLS, " ".repeat(4 * 1024 * 1024));
+    let upstream = Upstream::start(move |head| {
+        let json = |text: &str| json_answer(&[], text);
+        match head.get("x-case").unwrap_or_default() {
+            "half" => json(&TOOLS[..TOOLS.len() - 1]),
+            "twice" => json(r#"{"result":{},"result":{"tools":[{"name":"run_shell"}]}}"#),
+            "names" => json(r#"{"result":{"tools":[{"name":"read","name":"run_shell"}]}}"#),
+            "object" => json(r#"{"result":{"tools":{"run_shell":{}}}}"#),
+            "lines" => json("{}\n{}"),
+            "gzip" => json_answer(&[("Content-Encoding", "gzip")], TOOLS),
+            "text" => Reply::Bytes(response("200 OK", &[("Content-Type", "text/plain")], TOOLS)),
+            "none" => Reply::Bytes(response("200 OK", &[], TOOLS)),
+            "both" => json_answer(&[("Content-Type", "text/plain")], TOOLS),
+            "big" => json(&big),
+            "error" => Reply::Bytes(response(
+                "500 Oops",
+                &[("Content-Type", "text/plain")],
+                "no",
+            )),
+            "empty" => Reply::Bytes(response("202 Accepted", &[], "")),
+            "rpc" => json(r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#),
+            other => panic!("{other}"),
+        }
+    });
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let caller = token(&issuer, "call");
+    let mut findings = Findings::default();
+    for case in [
+        "half", "twice", "names", "object", "lines", "gzip", "text", "none", "both", "big",
+    ] {
+        let found = proxy
+            .send(&older(LIST).header("X-Case", case).bearer(&caller))
+            .await;
+        findings.add(
+            case,
+            rpc(&found, 502, "mcp_answer_unreadable", Some(json!(1))),
+        );
+        let shown = found.text().contains("run_shell");
+        findings.check(case, !shown, || found.text());
+    }
+    for (case, status, text) in [
+        ("error", 500, "no"),
+        ("empty", 202, ""),
+        (
+            "rpc",
+            200,
+            r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#,
+        ),
+    ] {
+        let found = proxy
+            .send(&older(LIST).header("X-Case", case).bearer(&caller))
+            .await;
+        findings.check(
+            case,
+            found.status() == status && found.text() == text,
+            || found.text(),
+        );
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn events_pass_as_they_come_and_lists_in_them_are_filtered() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let caller = token(&issuer, "call");
+    for request in [older(LIST), Request::get("/mcp")] {
+        let mut client = request.bearer(&caller).open(proxy.data).await;
+        let exchange = upstream.next().await;
+        assert_eq!(
+            client.head().await.get("content-type"),
+            Some("text/event-stream")
+        );
+        for event in [
+            ": ping\n\n",
+            "id: 1\r\ndata:\r\n\r\n",
+            "event: message\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\"}\n\n",
+        ] {
+            exchange.send(event);
+            let mut found = String::new();
+            while found.len() < event.len() {
+                found += &client.data().await;
+            }
+            assert_eq!(found, event);
+        }
+        // However the event is cut.
+        let event = format!("event: message\nid: 7\ndata: {TOOLS}\n\n");
+        let expected = format!("event: message\nid: 7\ndata: {CALLABLE}\n\n");
+        for byte in event.chars() {
+            exchange.send(&byte.to_string());
+        }
+        let mut found = String::new();
+        while found.len() < expected.len() {
+            found += &client.data().await;
+        }
+        assert_eq!(found, expected);
+        exchange.send(": still here\n");
+        assert_eq!(client.data().await, ": still here\n");
+        // What cannot be read breaks off, and not as if it were the end.
+        exchange.send("data: {\"result\":{\"tools\":[{\"name\":\"run_shell\"}]}\n\n");
+        assert!(client.body().await.is_err());
+        exchange.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn the_rules_of_the_moment_filter() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let setup = |rules: &str| Setup::new(&issuer, &upstream).rest(&format!("{rules}{FILTER}"));
+    let proxy = setup(RULES).start().await;
+    let mut client = older(LIST)
+        .bearer(&token(&issuer, "call"))
+        .open(proxy.data)
+        .await;
+    let exchange = upstream.next().await;
+    client.head().await;
+    let event = format!("data: {TOOLS}\n\n");
+    exchange.send(&event);
+    assert_eq!(client.data().await, format!("data: {CALLABLE}\n\n"));
+    let closed = RULES.replace("scopes = [\"call\"]", "scopes = [\"never\"]");
+    proxy.reload(&setup(&closed)).await;
+    exchange.send(&event);
+    let nothing = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[],"nextCursor":"p2"}}"#;
+    assert_eq!(client.data().await, format!("data: {nothing}\n\n"));
+}
+
+#[tokio::test]
+async fn no_websocket_carries_messages_past_the_rules() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::WebSocket);
+    let proxy = start(&issuer, &upstream, "").await;
+    let caller = token(&issuer, "call");
+    let found = proxy
+        .send(&Request::get("/mcp").websocket().bearer(&caller))
+        .await;
+    assert_own(&found, 400, "mcp_unreadable");
+    assert_eq!(upstream.requests(), 0);
+}
+
+const KEY: &str = "k0123456789abcdef0123456789abcdef";
+const OLD_KEY: &str = "o0123456789abcdef0123456789abcdef";
+
+/// A server that opens a session for whoever asks for it, and one whose id is `bad`.
+fn session_server() -> Upstream {
+    Upstream::start(|head| {
+        let id = match head.target() {
+            "/mcp/spaces" => "a b",
+            "/mcp/long" => return json_answer(&[("Mcp-Session-Id", &"x".repeat(2049))], "{}"),
+            "/mcp/twice" => {
+                return json_answer(&[("Mcp-Session-Id", "a"), ("Mcp-Session-Id", "b")], "{}");
+            }
+            _ => "s-1.2",
+        };
+        json_answer(&[("Mcp-Session-Id", id)], "{}")
+    })
+}
+
+async fn with_key(issuer: &Issuer, upstream: &Upstream, keys: &str) -> Proxy {
+    crate::issuer::secrets::note(keys);
+    Setup::new(issuer, upstream)
+        .rest("[[route]]\npath = \"/open\"\naccess = \"public\"\n")
+        .environment("AUTHGATE_MCP_SESSION_KEY", keys)
+        .start()
+        .await
+}
+
+/// The id that a client is given.
+async fn opened(proxy: &Proxy, request: &Request) -> String {
+    let found = proxy.send(request).await;
+    assert_eq!(found.status(), 200, "{}", found.text());
+    let id = found.header("mcp-session-id").expect("a session");
+    assert!(id.starts_with("s-1.2."), "{id}");
+    id.to_owned()
+}
+
+#[tokio::test]
+async fn a_session_is_for_whom_it_was_opened() {
+    let issuer = Issuer::start();
+    let upstream = session_server();
+    let proxy = with_key(&issuer, &upstream, KEY).await;
+    let alice = || issuer.user("auth0|alice");
+    let open = |token: &str| Request::post("/mcp", "{}").bearer(token);
+    let id = opened(&proxy, &open(&alice().mint())).await;
+    upstream.next().await;
+    // Another token of the same caller is as good.
+    for method in ["POST", "GET", "DELETE"] {
+        let request = Request::new(method, "/mcp").header("Mcp-Session-Id", &id);
+        let found = proxy
+            .send(&request.bearer(&alice().claim("jti", method).mint()))
+            .await;
+        assert_eq!(found.status(), 200, "{method}");
+        let reached = upstream.next().await;
+        assert_eq!(reached.head.all("mcp-session-id"), ["s-1.2"]);
+    }
+    let seen = upstream.requests();
+    let mut findings = Findings::default();
+    for (case, who) in [
+        ("bob", issuer.user("auth0|bob")),
+        ("another client", alice().claim("azp", "another")),
+        ("a machine", issuer.machine("robot")),
+    ] {
+        let request = open(&who.mint()).header("Mcp-Session-Id", &id);
+        findings.add(
+            case,
+            own(&proxy.send(&request).await, 404, "mcp_session_unknown"),
+        );
+    }
+    let (server, seal) = id.rsplit_once('.').expect("a seal");
+    let cut = &id[..id.len() - 1];
+    let wrapped = format!("{id}.{seal}");
+    let other = format!("s-2.{seal}");
+    for (case, fields) in [
+        ("bare", vec![("Mcp-Session-Id", server)]),
+        ("cut", vec![("Mcp-Session-Id", cut)]),
+        ("twice sealed", vec![("Mcp-Session-Id", wrapped.as_str())]),
+        ("another session", vec![("Mcp-Session-Id", other.as_str())]),
+        ("empty", vec![("Mcp-Session-Id", "")]),
+        (
+            "twice",
+            vec![
+                ("Mcp-Session-Id", id.as_str()),
+                ("Mcp-Session-Id", id.as_str()),
+            ],
+        ),
+        ("a spelling", vec![("Mcp_Session_Id", server)]),
+        (
+            "a spelling beside",
+            vec![("Mcp-Session-Id", id.as_str()), ("Mcp_Session_Id", server)],
+        ),
+        (
+            "no revision",
+            vec![("Mcp-Session-Id", server), ("MCP-Protocol-Version", "next")],
+        ),
+        (
+            "an old revision",
+            vec![
+                ("Mcp-Session-Id", server),
+                ("MCP-Protocol-Version", "2025-11-25"),
+            ],
+        ),
+    ] {
+        let mut request = open(&alice().mint());
+        for (name, value) in fields {
+            request = request.header(name, value);
+        }
+        findings.add(
+            case,
+            own(&proxy.send(&request).await, 404, "mcp_session_unknown"),
+        );
+    }
+    findings.assert_none();
+    // Without a token there is no session to speak of.
+    let stranger = Request::post("/mcp", "{}").header("Mcp-Session-Id", &id);
+    assert_own(&proxy.send(&stranger).await, 401, "token_missing");
+    assert_eq!(upstream.requests(), seen);
+
+    // Nobody is one caller, and not alice.
+    let nobody = opened(&proxy, &Request::post("/open", "{}")).await;
+    let again = Request::post("/open", "{}").header("Mcp-Session-Id", &nobody);
+    assert_eq!(proxy.send(&again).await.status(), 200);
+    let hers = again.clone().bearer(&alice().mint());
+    assert_own(&proxy.send(&hers).await, 404, "mcp_session_unknown");
+
+    for path in ["/mcp/spaces", "/mcp/long", "/mcp/twice"] {
+        let found = proxy
+            .send(&Request::post(path, "{}").bearer(&alice().mint()))
+            .await;
+        assert_own(&found, 502, "mcp_answer_unreadable");
+    }
+    proxy.assert_kept_secrets();
+}
+
+#[tokio::test]
+async fn replicas_and_restarts_know_a_session() {
+    let issuer = Issuer::start();
+    let upstream = session_server();
+    let open = Request::post("/mcp", "{}").bearer(&issuer.user("auth0|alice").mint());
+    let old = with_key(&issuer, &upstream, OLD_KEY).await;
+    let id = opened(&old, &open).await;
+    drop(old);
+    let both = format!("{KEY},{OLD_KEY}");
+    for (keys, status) in [(OLD_KEY, 200), (both.as_str(), 200), (KEY, 404)] {
+        let proxy = with_key(&issuer, &upstream, keys).await;
+        let found = proxy
+            .send(&open.clone().header("Mcp-Session-Id", &id))
+            .await;
+        assert_eq!(found.status(), status, "{keys}");
+        if status == 200 {
+            // It goes on with the key of the moment.
+            let renewed = found.header("mcp-session-id").expect("a session");
+            assert_eq!(renewed == id, keys == OLD_KEY);
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_key_a_session_is_nobody_s() {
+    let issuer = Issuer::start();
+    let upstream = session_server();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let request = Request::post("/mcp", "{}")
+        .header("Mcp-Session-Id", "s-1.2")
+        .bearer(&issuer.user("auth0|alice").mint());
+    let found = proxy.send(&request).await;
+    assert_eq!(found.header("mcp-session-id"), Some("s-1.2"));
+    assert_eq!(
+        upstream.next().await.head.get("mcp-session-id"),
+        Some("s-1.2")
+    );
+}
+
+#[tokio::test]
+async fn where_sessions_are_no_more_the_id_goes_nowhere() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = with_key(&issuer, &upstream, KEY).await;
+    let request = Request::post("/mcp", "{}")
+        .header("MCP-Protocol-Version", NEW)
+        .header("Mcp-Session-Id", "s-1")
+        .header("mcp_session_id", "s-1")
+        .bearer(&issuer.user("auth0|alice").mint());
+    assert_eq!(proxy.send(&request).await.status(), 200);
+    let reached = upstream.next().await;
+    assert_eq!(reached.head.get("mcp-session-id"), None);
+    assert_eq!(reached.head.get("mcp_session_id"), None);
+}
+
+#[tokio::test]
+async fn keys_in_a_file_are_read_again_and_a_bad_file_is_78() {
+    let issuer = Issuer::start();
+    let upstream = session_server();
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let file = directory.path().join("keys");
+    std::fs::write(&file, format!("{OLD_KEY}\n")).expect("a file");
+    let setup = || {
+        let line = format!("[mcp]\nsession_key_file = \"{}\"\n", file.display());
+        Setup::new(&issuer, &upstream).rest(&line)
+    };
+    let proxy = setup().start().await;
+    let open = Request::post("/mcp", "{}").bearer(&issuer.user("auth0|alice").mint());
+    let id = opened(&proxy, &open).await;
+    std::fs::write(&file, format!("{KEY}\n{OLD_KEY}\n")).expect("a file");
+    proxy.reload(&setup()).await;
+    let renewed = opened(&proxy, &open.clone().header("Mcp-Session-Id", &id)).await;
+    assert_ne!(renewed, id);
+    std::fs::write(&file, format!("{KEY}\n")).expect("a file");
+    proxy.reload(&setup()).await;
+    let gone = proxy
+        .send(&open.clone().header("Mcp-Session-Id", &id))
+        .await;
+    assert_own(&gone, 404, "mcp_session_unknown");
+    opened(&proxy, &open.clone().header("Mcp-Session-Id", &renewed)).await;
+
+    for text in [None, Some("short\n"), Some("\n")] {
+        match text {
+            None => std::fs::remove_file(&file).expect("a file"),
+            Some(text) => std::fs::write(&file, text).expect("a file"),
+        }
+        let configuration = directory.path().join("authgate.toml");
+        std::fs::write(&configuration, setup().text()).expect("a file");
+        for command in ["check", "run"] {
+            let mut program = crate::support::proxy::program();
+            program.arg(command).arg("--config").arg(&configuration);
+            program.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+            let output = crate::support::proxy::run_to_end(program, "").await;
+            assert_eq!(output.status.code(), Some(78), "{command} {text:?}");
+            let told = String::from_utf8_lossy(&output.stderr).into_owned()
+                + &String::from_utf8_lossy(&output.stdout);
+            assert!(told.contains("mcp.session_key_file"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_over_http_2_are_read_too() {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| json_answer(&[], TOOLS));
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let caller = token(&issuer, "call");
+    let mut client = crate::support::h2::H2::connect(proxy.data).await;
+    let request = |body: &str| {
+        http::Request::post("http://agents.example.com/mcp")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {caller}"))
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .expect("a request")
+    };
+    for (body, status, text) in [
+        (LIST.to_owned(), 200, CALLABLE),
+        (calling("read"), 200, TOOLS),
+        (calling("run_shell"), 403, "rule_denied"),
+        (String::new(), 400, "mcp_unreadable"),
+    ] {
+        let answer = client.send(request(&body)).await;
+        assert_eq!(answer.status(), status, "{body}");
+        let found = answer
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        let found = String::from_utf8_lossy(&found);
+        assert!(found.contains(text), "{body}: {found}");
+    }
+    assert_eq!(upstream.requests(), 2);
+}

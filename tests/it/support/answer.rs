@@ -76,12 +76,18 @@ pub fn own(response: &Response, status: u16, code: &str) -> Result<(), String> {
 /// RFC 9209: who has answered, and a registered error type that fits the code. Nothing more is said.
 fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
     let fitting: &[&str] = match code {
-        "rule_denied" | "scope_missing" | "origin_denied" | "method_denied"
-        | "method_not_served" | "host_not_served" => &["http_request_denied"],
+        "rule_denied"
+        | "scope_missing"
+        | "origin_denied"
+        | "method_denied"
+        | "method_not_served"
+        | "host_not_served"
+        | "mcp_session_unknown" => &["http_request_denied"],
         "authorization_malformed"
         | "body_too_large"
         | "headers_too_large"
         | "headers_too_many"
+        | "mcp_unreadable"
         | "host_malformed"
         | "path_ambiguous"
         | "path_malformed"
@@ -89,6 +95,7 @@ fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
         | "request_timeout"
         | "upgrade_not_served"
         | "uri_too_long" => &["http_request_error"],
+        "mcp_answer_unreadable" => &["http_protocol_error"],
         "keys_unavailable" | "overloaded" => &["proxy_internal_error"],
         "loop_detected" => &["proxy_loop_detected"],
         "upstream_unreachable" => &[
