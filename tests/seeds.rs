@@ -46,6 +46,11 @@ fn jwk_set() {
 }
 
 #[test]
+fn mcp() {
+    replay("mcp", targets::mcp::run);
+}
+
+#[test]
 fn paths() {
     replay("paths", targets::paths::run);
 }

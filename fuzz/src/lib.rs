@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection;
 pub mod headers;
 pub mod jwk_set;
+pub mod mcp;
 mod mint;
 pub mod paths;
 mod wire;
