@@ -9,7 +9,6 @@ mod paste;
 mod render;
 mod steps;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{
@@ -355,7 +354,7 @@ fn outbound(config: &Config, permit: &Permit, mut head: request::Parts, host: &H
         },
         upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
         pseudonym: &Pseudonym::new(0),
-        peer: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        peer: Some(&HeaderValue::from_static("127.0.0.1")),
         peer_is_trusted: false,
         request_id: &HeaderValue::from_static(FRESH),
         traceparent: HeaderValue::from_static(FRESH),

@@ -60,7 +60,7 @@ pub fn effective_host(head: &request::Parts) -> Result<Host, HostError> {
     }
     let value = match (head.uri.authority(), line) {
         (None, None) => return Err(HostError::Missing),
-        (None, Some(line)) => line.clone(),
+        (None, Some(line)) => return Ok(Host(line.clone())),
         (Some(authority), line) => {
             let is_http2 = head.version == Version::HTTP_2;
             if line.is_none() && !is_http2 {

@@ -153,13 +153,17 @@ impl Policy {
     ///
     /// [`PathError`] for a path that cannot be decided on.
     pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
-        let mut outcomes = Vec::new();
-        self.look_up(method, path, |_, outcome| outcome.add_to(&mut outcomes))?;
-        let others = outcomes.split_off(outcomes.len().min(1));
+        let mut first = None;
+        let mut others = Vec::new();
+        self.look_up(method, path, |_, outcome| match &first {
+            None => first = Some(outcome),
+            Some(first) if outcome.is(first) => {}
+            Some(_) => outcome.add_to(&mut others),
+        })?;
         Ok(Matched {
             policy: self,
             // Every lookup answers at least once; without an answer nothing may pass.
-            first: outcomes.pop().unwrap_or(Outcome::Unmatched),
+            first: first.unwrap_or(Outcome::Unmatched),
             others,
         })
     }
@@ -289,7 +293,12 @@ impl<'p> Matched<'p> {
             return Err(Denial::TokenRequired);
         }
         let mut shadowed = self.refuse_denied()?;
-        if let Some(claims) = claims {
+        // Nearly always every condition holds, and where one does not, it is worked out which.
+        if let Some(claims) = claims
+            && !self
+                .conditions()
+                .all(|condition| condition.holds(claims) == Ok(true))
+        {
             let (shadow, enforced): (Vec<_>, Vec<_>) =
                 self.rules().into_iter().partition(|rule| rule.shadow);
             check(&enforced, claims)?;
@@ -352,6 +361,18 @@ impl<'p> Matched<'p> {
             }
         }
         rules
+    }
+
+    /// The conditions of [`Matched::rules`].
+    fn conditions(&self) -> impl Iterator<Item = &'p Condition> {
+        let of_routes = self.outcomes().filter_map(|outcome| match outcome {
+            Outcome::Route(route) => match &route.access {
+                Access::Authenticated(condition) => Some(condition),
+                Access::Deny | Access::Public => None,
+            },
+            Outcome::MethodNotCovered(_) | Outcome::Unmatched => None,
+        });
+        std::iter::once(&self.policy.require.condition).chain(of_routes)
     }
 
     fn outcomes(&self) -> impl Iterator<Item = Outcome<'p>> {
@@ -422,16 +443,18 @@ impl<'p> Outcome<'p> {
 
     /// Adds an outcome that is not there yet.
     fn add_to(self, outcomes: &mut Vec<Self>) {
-        let same = |other: &Self| match (self, other) {
-            (Outcome::Route(one), Outcome::Route(two)) => std::ptr::eq(one, *two),
-            (Outcome::MethodNotCovered(one), Outcome::MethodNotCovered(two)) => {
-                std::ptr::eq(one, *two)
-            }
-            (Outcome::Unmatched, Outcome::Unmatched) => true,
-            _ => false,
-        };
-        if !outcomes.iter().any(same) {
+        if !outcomes.iter().any(|other| self.is(other)) {
             outcomes.push(self);
+        }
+    }
+
+    /// Whether both are the same route, or the same lack of one.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Route(one), Self::Route(two)) => std::ptr::eq(*one, *two),
+            (Self::MethodNotCovered(one), Self::MethodNotCovered(two)) => std::ptr::eq(*one, *two),
+            (Self::Unmatched, Self::Unmatched) => true,
+            _ => false,
         }
     }
 }

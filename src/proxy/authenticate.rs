@@ -21,18 +21,22 @@ impl Proxy {
         log: &mut AccessLog,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
-        let bearer = settings.config.token_sources.find(head, is_websocket);
-        let Some(bearer) = bearer.map_err(Refusal::Authorization)? else {
+        let presented = settings.config.token_sources.presented(head, is_websocket);
+        let Some(presented) = presented.map_err(Refusal::Authorization)? else {
             return Ok(None);
         };
         let generation = settings.keys.current().generation();
         let remembered = settings
             .verified
-            .get(bearer.secret(), generation, UnixTime::now());
-        self.shared.metrics.on_token_cache(remembered.is_some());
-        let identity = match remembered {
-            Some(identity) => identity,
-            None => self.verify(settings, bearer, log).await?,
+            .get(presented.secret(), generation, UnixTime::now());
+        let identity = if let Some(identity) = remembered {
+            self.shared.metrics.on_token_cache(true);
+            identity
+        } else {
+            let bearer = presented.token().map_err(Refusal::Authorization)?;
+            self.shared.metrics.on_token_cache(false);
+            // Boxed, so that it takes no room in the futures of those who are remembered.
+            Box::pin(self.verify(settings, bearer, log)).await?
         };
         log.caller(&identity);
         Ok(Some(identity))

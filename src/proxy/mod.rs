@@ -10,12 +10,11 @@ mod respond;
 mod settings;
 mod tunnel;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
@@ -30,14 +29,16 @@ use crate::authorized::AuthorizedRequest;
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
-use crate::listener::{Client, Handler, Unreadable};
+use crate::listener::{Answering, Client, Handler, Unreadable};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::upstream::{OnInterim, RequestBody};
+use crate::upstream::RequestBody;
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use settings::CurrentUpstream;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One worker's proxy.
 #[derive(Debug)]
@@ -69,13 +70,17 @@ impl Proxy {
     }
 
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
-    pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
+    pub async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> Response<Body> {
         let request_id = self.request_id(&request);
         let metrics = &self.shared.metrics;
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
-            log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
+            log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
         };
         let is_http2 = request.version() == Version::HTTP_2;
@@ -159,9 +164,9 @@ impl Proxy {
         let upstream = self.upstream.under(settings);
         log.sending();
         if is_upgrade {
-            let answer = upstream
-                .send_upgrade(authorized.upgrading_to_websocket())
-                .await?;
+            // Boxed, so that it takes no room in the futures of ordinary requests.
+            let answer =
+                Box::pin(upstream.send_upgrade(authorized.upgrading_to_websocket())).await?;
             log.answered();
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
@@ -264,25 +269,24 @@ impl Proxy {
         config: &Config,
         head: &request::Parts,
         host: &'r Host,
-        client: &Client,
+        client: &'r Client,
         request_id: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let peer: Option<IpAddr> = client.address.map(|address| address.ip());
-        let peer_is_trusted = peer.is_some_and(|peer| {
+        let peer_is_trusted = client.address().is_some_and(|peer| {
             config
                 .trusted_proxies
                 .iter()
-                .any(|network| network.contains(&peer.to_canonical()))
+                .any(|network| network.contains(&peer.ip().to_canonical()))
         });
         Outbound {
             identity: None,
             forward_authorization: config.identity.forward_authorization,
             host,
             version: head.version,
-            scheme: if client.is_tls { "https" } else { "http" },
+            scheme: if client.is_tls() { "https" } else { "http" },
             upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
             pseudonym: &self.shared.pseudonym,
-            peer,
+            peer: client.forwarded_for(),
             peer_is_trusted,
             request_id,
             traceparent: self.fresh_traceparent(),
@@ -291,20 +295,23 @@ impl Proxy {
 
     /// Passes early hints (RFC 8297) on to an HTTP/1.1 client. hyper has no place for them in HTTP/2,
     /// and an HTTP/1.0 client would take them for the answer.
-    fn interim_to(client: &Client, version: Version) -> Option<OnInterim> {
+    fn interim_to(
+        client: &Client,
+        version: Version,
+    ) -> Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + use<>> {
         let client = (version == Version::HTTP_11).then(|| client.clone())?;
-        Some(Box::new(move |status, headers| {
+        Some(move |status, headers: &HeaderMap| {
             if status == StatusCode::EARLY_HINTS {
                 let mut headers = headers.clone();
                 headers::remove_hop_by_hop(&mut headers);
                 client.send_interim(&respond::http1_head(status, &headers));
             }
-        }))
+        })
     }
 
     /// A client's request id if it is well-formed and said once, else a new one.
     fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
-        let mut values = request.headers().get_all("x-request-id").iter();
+        let mut values = request.headers().get_all(X_REQUEST_ID).iter();
         match (values.next(), values.next()) {
             (Some(id), None) if headers::is_request_id(id.as_bytes()) => id.clone(),
             _ => self.fresh_request_id(),
@@ -312,22 +319,19 @@ impl Proxy {
     }
 
     fn fresh_request_id(&self) -> HeaderValue {
-        self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits()))
+        self.fresh(|random| [random.digits(), random.digits()].concat())
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
-        // "| 1": an id of zeros only is invalid.
+        // An id of zeros only is invalid.
         self.fresh(|random| {
-            format!(
-                "00-{:016x}{:016x}-{:016x}-01",
-                random.bits(),
-                random.bits() | 1,
-                random.bits() | 1
-            )
+            let (trace, rest) = (random.digits(), random.nonzero_digits());
+            let parent = random.nonzero_digits();
+            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"].concat()
         })
     }
 
-    fn fresh(&self, make: impl FnOnce(&mut Random) -> String) -> HeaderValue {
+    fn fresh(&self, make: impl FnOnce(&mut Random) -> Vec<u8>) -> HeaderValue {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let text = make(&mut random);
         // Hexadecimal digits and hyphens are always a header value.
@@ -338,18 +342,13 @@ impl Proxy {
 impl Handler for Arc<Proxy> {
     type Body = Body;
 
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Client,
-    ) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let proxy = Self::clone(self);
-        async move { proxy.serve(request, client).await }
+    fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Body> {
+        Box::pin(Self::clone(self).serve(request, client))
     }
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
-        let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
+        let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
         let realm = &self.shared.current().config.auth0.name;
         respond::refuse_unreadable(why, realm, &request_id, log)
     }
@@ -462,7 +461,10 @@ fn preflight_method<'h>(
         && headers.contains_key(ORIGIN)
         && !headers.contains_key(AUTHORIZATION)
         && body.is_end_stream();
+    if !genuine {
+        return None;
+    }
     let mut asked = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
     let asked = asked.next().filter(|_| asked.next().is_none())?;
-    asked.to_str().ok().filter(|_| genuine)
+    asked.to_str().ok()
 }

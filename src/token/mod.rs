@@ -11,7 +11,7 @@ mod rejection;
 mod sources;
 mod verifier;
 
-pub use bearer::{AuthorizationError, BearerToken, bearer_token};
+pub use bearer::{AuthorizationError, BearerToken, Presented, bearer_token};
 pub use cache::TokenCache;
 pub use checks::{ClaimCheck, SubjectKind, TypPolicy};
 pub use keyring::{IssuerKeys, Keyring};
