@@ -20,6 +20,7 @@ pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     _ = write_settings(&mut text, config);
+    _ = write_resources(&mut text, config);
     _ = write_routes(&mut text, config);
     text
 }
@@ -73,7 +74,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
             KeySource::Url(url) => line("auth0 keys from", url)?,
         }
     }
-    line("auth0.audience", &list(&verifier.audiences))?;
+    line("auth0.audience", &list(&auth0.audiences))?;
     line("auth0.algorithms", &list(&verifier.algorithms))?;
     line("auth0.clock_tolerance", &seconds(verifier.clock_tolerance))?;
     line(
@@ -189,6 +190,20 @@ fn list<T: ToString>(items: &[T]) -> String {
 
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs_f64())
+}
+
+fn write_resources(text: &mut String, config: &Config) -> std::fmt::Result {
+    for resource in config.resources.iter() {
+        let settings = &resource.settings;
+        let mut line =
+            |name: &str, value: &dyn std::fmt::Display| writeln!(text, "{name:<31} {value}");
+        line("resource", &settings.url.text)?;
+        line("resource metadata", &resource.metadata_url)?;
+        line("resource audience", &list(&settings.audiences))?;
+        let scopes: Vec<&String> = resource.scopes.iter().collect();
+        line("resource scopes", &list(&scopes))?;
+    }
+    Ok(())
 }
 
 fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {

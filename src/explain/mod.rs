@@ -28,7 +28,7 @@ use crate::headers::{Host, Outbound, Pseudonym};
 use crate::identity::Identity;
 use crate::listener::Unreadable;
 use crate::policy::{Caller, Permit};
-use crate::proxy::{self, Refusal};
+use crate::proxy::{self, Realm, Refusal};
 use crate::token::{BearerToken, Keyring, Verifier};
 use diagnosis::Facts;
 use ink::Ink;
@@ -110,7 +110,8 @@ pub struct Report {
 /// A request that is not refused.
 enum Passed {
     Forwarded(HeaderMap),
-    AnsweredHere,
+    /// With this status.
+    AnsweredHere(u16),
 }
 
 impl Question {
@@ -224,19 +225,16 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
     };
     match verdict {
         Ok(Passed::Forwarded(headers)) => report.upstream = shown_headers(&headers, &ink),
-        Ok(Passed::AnsweredHere) => {
-            let id = HeaderValue::from_static(FRESH);
-            report.status = Some(proxy::options_answer(&Origin::None, &id).status().as_u16());
-        }
+        Ok(Passed::AnsweredHere(status)) => report.status = Some(status),
         Err(refusal) => {
             report.decision = match refusal {
                 Refusal::KeysUnavailable => Decision::Unknown,
                 _ => Decision::Refuse,
             };
             report.code = Some(refusal.code());
-            let realm = &config.auth0.name;
             let id = HeaderValue::from_static(FRESH);
-            let answer = proxy::refusal_text(&refusal, false, realm, &id, &Origin::None);
+            let realm = Realm::of(config, question.method.as_str(), question.path(), &refusal);
+            let answer = proxy::refusal_text(&refusal, false, &realm, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 if let Some(value) = answer.headers().get(&name) {
@@ -261,9 +259,16 @@ fn decide<'c>(
     let checked = check_head(config, question);
     steps.head(question.host.as_bytes(), checked.as_ref().err());
     let (head, host) = checked?;
+    let id = HeaderValue::from_static(FRESH);
+    let metadata = proxy::metadata(config, &head, &id);
+    steps.metadata(&metadata);
+    if let Some(answer) = metadata? {
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
+    }
     if proxy::is_about_server(&head) {
         steps.about_server();
-        return Ok(Passed::AnsweredHere);
+        let answer = proxy::options_answer(&Origin::None, &id);
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
     let method = head.method.as_str();
     let path = head.uri.path();
@@ -283,7 +288,10 @@ fn decide<'c>(
         }
     };
     if let Caller::Verified(identity) = &caller {
-        steps.rules(&matched, identity.token().claims());
+        let claims = identity.token().claims();
+        if steps.audience(&matched, claims) {
+            steps.rules(&matched, claims);
+        }
     }
     let permit = matched.authorize(caller).map_err(Refusal::Denied)?;
     steps.permitted(&permit);

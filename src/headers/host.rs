@@ -1,7 +1,7 @@
 //! Which host a request is for, by RFC 9112 §3.2 and RFC 9113 §8.3.1.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::HOST;
 use http::{HeaderValue, Version, request};
@@ -119,7 +119,15 @@ fn split(text: &str) -> Option<(&str, Option<u16>)> {
     Some((name, Some(port)))
 }
 
-/// An entry of `allowed_hosts`.
+/// The address that a name is.
+fn address(name: &str) -> Option<IpAddr> {
+    let inner = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    inner.unwrap_or(name).parse().ok()
+}
+
+/// A host by its name, as in `allowed_hosts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost {
     /// In lower case.
@@ -137,6 +145,12 @@ impl AllowedHost {
             name: name.to_ascii_lowercase(),
             port,
         })
+    }
+
+    /// Whether it is this machine itself.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.name == "localhost" || address(&self.name).is_some_and(|address| address.is_loopback())
     }
 
     /// Whether a request for this host is one for the entry. Without a port it is for every port.

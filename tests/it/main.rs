@@ -29,6 +29,7 @@ mod metrics;
 mod operate;
 mod regressions;
 mod reload;
+mod resource;
 mod rolling;
 mod rules;
 mod storms;
