@@ -829,6 +829,10 @@ mod tests {
             ),
             (Condition::All(vec![scopes(All, &["b"]), no.clone()]), None),
             (
+                Condition::Any(vec![scopes(All, &["x"]), scopes(All, &["a"])]),
+                Some(vec!["a"]),
+            ),
+            (
                 Condition::Any(vec![no, scopes(All, &["c"])]),
                 Some(vec!["c"]),
             ),
