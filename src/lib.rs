@@ -11,7 +11,7 @@
 //! |---|---|
 //! | [`listener`] | a client's connection: accepted, bounded, served, drained |
 //! | [`proxy`] | the straight path of one request, and the one exit for refusals |
-//! | [`resource`] | protected resources: what is published of each |
+//! | [`resource`] | protected resources: what is published of each, and from where requests may come |
 //! | [`cors`] | which pages on other origins may ask and read |
 //! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
 //! | [`token`] | the `Authorization` header becomes a [`token::VerifiedToken`] or a [`token::Rejection`] |

@@ -1,14 +1,15 @@
-//! Protected resources (RFC 9728): what is published of each.
+//! Protected resources (RFC 9728): what is published of each, and for which hosts and pages it is there.
 //!
 //! Pure. Everything comes from the configuration, and nothing from a request.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, ORIGIN};
 use serde_json::{Map, Value, json};
 
-use crate::headers::AllowedHost;
-use crate::policy::{Area, Areas, Policy};
+use crate::headers::{AllowedHost, Host};
+use crate::policy::{Area, Areas, PathError, Policy};
 
 /// Where the metadata of a resource at the root is; those of others are below it.
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -78,6 +79,15 @@ pub enum WellKnown<'r> {
     Unknown,
 }
 
+/// Why a request that belongs to a resource does not come from where it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misdirected {
+    /// The host is not the resource's.
+    Host,
+    /// The page is on another origin.
+    Origin,
+}
+
 impl Resources {
     /// Computes what is published. `policy` has the area of each resource at the same place.
     #[must_use]
@@ -122,6 +132,37 @@ impl Resources {
         let found = self.list.iter().find(has);
         found.map_or(WellKnown::Unknown, WellKnown::Metadata)
     }
+
+    /// Whether a host is that of some resource.
+    #[must_use]
+    pub fn serve(&self, host: &Host) -> bool {
+        let mut resources = self.list.iter();
+        resources.any(|resource| resource.settings.url.host.covers(host))
+    }
+
+    /// Checks against DNS rebinding, for every resource that a reading of the path belongs to. What the
+    /// configuration welcomes elsewhere is left out: a host of `allowed_hosts`, an origin of `[cors]`.
+    ///
+    /// # Errors
+    ///
+    /// [`PathError`] for a path that cannot be decided on; within, what is not as it should be.
+    pub fn check_source(
+        &self,
+        path: &str,
+        host: Option<&Host>,
+        origin: Option<&HeaderMap>,
+    ) -> Result<Result<(), Misdirected>, PathError> {
+        let places = self.areas.under_every_reading(path)?;
+        for resource in places.iter().filter_map(|place| self.list.get(*place)) {
+            if host.is_some_and(|host| !resource.is_for_host(host)) {
+                return Ok(Err(Misdirected::Host));
+            }
+            if origin.is_some_and(|headers| !resource.is_for_origin(headers)) {
+                return Ok(Err(Misdirected::Origin));
+            }
+        }
+        Ok(Ok(()))
+    }
 }
 
 impl Resource {
@@ -163,6 +204,33 @@ impl Resource {
     pub const fn document(&self) -> &Bytes {
         &self.document
     }
+
+    /// A name that an attacker can have resolve to this address is no address: browsers put into `Host`
+    /// what stands in the URL, and only names can be rebound. Probes ask by address.
+    fn is_for_host(&self, host: &Host) -> bool {
+        self.settings.url.host.covers(host) || host.is_address_or_localhost()
+    }
+
+    fn is_for_origin(&self, headers: &HeaderMap) -> bool {
+        let mut lines = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (lines.next(), lines.next()) else {
+            return false;
+        };
+        let url = &self.settings.url;
+        origin.as_bytes() == url.origin.as_bytes()
+            || (url.host.is_loopback() && is_loopback(origin))
+    }
+}
+
+/// Whether an origin is on this machine, with any port.
+fn is_loopback(origin: &HeaderValue) -> bool {
+    let text = origin.to_str().ok();
+    let rest = text.and_then(|text| {
+        text.strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://"))
+    });
+    let host = rest.and_then(AllowedHost::parse);
+    host.is_some_and(|host| host.is_loopback())
 }
 
 fn advertised(settings: &ResourceSettings, needed: BTreeSet<String>) -> BTreeSet<String> {

@@ -27,7 +27,11 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("headers", &["identity"], &["http"]),
     ("authorized", &["headers", "policy"], &["http"]),
     ("cors", &[], &["http"]),
-    ("resource", &["headers", "policy"], &["bytes", "serde_json"]),
+    (
+        "resource",
+        &["headers", "policy"],
+        &["bytes", "http", "serde_json"],
+    ),
     // Configuration produces the core's types and does no I/O but to read its file.
     (
         "config",

@@ -198,10 +198,7 @@ impl Line<'_> {
                 AuthorizationError::Repeated => "There is more than one token: send one, in one place.".to_owned(),
                 AuthorizationError::NotVisibleAscii => "The token holds characters that no token has: copy it again.".to_owned(),
             },
-            Refusal::HostNotServed => format!(
-                "The host is not in allowed_hosts ({}): ask with --host for one that is, or add it.",
-                self.ink.list(&self.config.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>())
-            ),
+            Refusal::HostNotServed => self.host_not_served(),
             Refusal::MetadataMethod => "The metadata of a resource is there for GET, HEAD and OPTIONS.".to_owned(),
             Refusal::ResourceUnknown => format!(
                 "No resource has its metadata at this path; there are {}.",
@@ -487,6 +484,18 @@ impl Line<'_> {
             );
         }
         format!("The token has no {claim}, which every access token of Auth0's has: this is none.")
+    }
+
+    fn host_not_served(&self) -> String {
+        let allowed = self.config.allowed_hosts.iter().map(ToString::to_string);
+        let resources = self.config.resources.iter();
+        let hosts: Vec<String> = allowed
+            .chain(resources.map(|resource| resource.settings.url.host.to_string()))
+            .collect();
+        format!(
+            "The host is neither in allowed_hosts nor that of the [[resource]] ({}): ask with --host for one that is, or add it to allowed_hosts.",
+            self.ink.list(&hosts)
+        )
     }
 
     fn denied(&self, denial: &Denial) -> String {

@@ -239,7 +239,7 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 if let Some(value) = answer.headers().get(&name) {
                     let value = String::from_utf8_lossy(value.as_bytes());
-                    report.answer.push((name.to_string(), ink.text(&value)));
+                    report.answer.push((name.to_string(), ink.whole(&value)));
                 }
             }
         }
@@ -275,6 +275,9 @@ fn decide<'c>(
     steps.rulings(&config.policy, method, path, config.deny_unmatched);
     let matched = config.policy.matched(method, path).map_err(Refusal::Path)?;
     facts.matched(&matched);
+    let source = proxy::check_source(config, &head, &host, &Origin::None);
+    steps.source(&source);
+    source?;
 
     let found = config.token_sources.find(&head, false);
     let needed = !matched.is_public();

@@ -189,6 +189,18 @@ impl<'i> Steps<'i> {
         self.add("request.metadata", outcome, "", found);
     }
 
+    /// Whether the host is that of the resource.
+    pub(super) fn source(&mut self, source: &Result<(), Refusal>) {
+        if let Err(refusal @ Refusal::HostNotServed) = source {
+            self.add(
+                "request.host",
+                Outcome::Failed,
+                "that of the resource, an address, or in allowed_hosts",
+                refusal.to_string(),
+            );
+        }
+    }
+
     pub(super) fn about_server(&mut self) {
         self.add(
             "request.target",

@@ -42,6 +42,15 @@ impl Host {
     pub const fn value(&self) -> &HeaderValue {
         &self.0
     }
+
+    /// Whether it is an address or `localhost`, which nobody can have resolve to another place.
+    #[must_use]
+    pub fn is_address_or_localhost(&self) -> bool {
+        let name = self.0.to_str().ok().and_then(split);
+        name.is_some_and(|(name, _)| {
+            name.eq_ignore_ascii_case("localhost") || address(name).is_some()
+        })
+    }
 }
 
 /// Finds the host. In HTTP/1 the authority of an absolute target replaces `Host` (RFC 9112 §3.2.2).

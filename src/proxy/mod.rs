@@ -28,7 +28,7 @@ pub use body::{Body, BodyError};
 use challenge::Asked;
 pub(crate) use challenge::Realm;
 pub use refusal::Refusal;
-pub(crate) use resource::metadata;
+pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{options_answer, refusal_text};
 pub use settings::{Settings, Shared};
 
@@ -203,6 +203,7 @@ impl Proxy {
             if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
+            check_source(&settings.config, head, &host, origin)?;
             let permit = self.permit(&settings, head, body, &mut exchange.log).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
@@ -444,7 +445,8 @@ pub(crate) fn check_head(
     }
     let host = headers::check_head(head).map_err(Refusal::Head)?;
     let allowed = &config.allowed_hosts;
-    if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+    let is_allowed = allowed.iter().any(|allowed| allowed.covers(&host));
+    if !allowed.is_empty() && !is_allowed && !config.resources.serve(&host) {
         return Err(Refusal::HostNotServed);
     }
     Ok(host)

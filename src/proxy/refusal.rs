@@ -160,7 +160,9 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
             Self::Head(error) => error.fmt(f),
-            Self::HostNotServed => f.write_str("the host is not in allowed_hosts"),
+            Self::HostNotServed => {
+                f.write_str("the host is neither in allowed_hosts nor that of the resource")
+            }
             Self::KeysUnavailable => {
                 f.write_str("an issuer's keys are not there, so no token can be judged")
             }
@@ -168,7 +170,9 @@ impl fmt::Display for Refusal {
                 f.write_str("Via says that this instance has passed the request on before")
             }
             Self::MetadataMethod => write!(f, "only {:?}", super::resource::METHODS),
-            Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
+            Self::OriginDenied => {
+                f.write_str("the origin is neither in cors.origins nor that of the resource")
+            }
             Self::Overloaded => {
                 f.write_str("too many new tokens are waiting for their signature check")
             }

@@ -1,4 +1,5 @@
-//! What a request meets where `[[resource]]` is configured: the metadata.
+//! What a request meets where `[[resource]]` is configured: the metadata, and the checks against DNS
+//! rebinding.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -8,7 +9,8 @@ use super::Refusal;
 use super::respond;
 use crate::config::Config;
 use crate::cors::{self, Origin};
-use crate::resource::WellKnown;
+use crate::headers::Host;
+use crate::resource::{Misdirected, WellKnown};
 
 /// What the metadata can be asked for.
 pub(super) const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -49,4 +51,36 @@ pub(crate) fn metadata(
         Origin::Unmanaged.mark_own(headers);
     }
     Ok(Some(answer))
+}
+
+/// Whether a request that belongs to a resource comes under the resource's own name and, if from a page,
+/// from one that is welcome (MCP, "DNS rebinding"). A page that has its own name resolve to this address
+/// has the browser send that name.
+///
+/// # Errors
+///
+/// [`Refusal::HostNotServed`] or [`Refusal::OriginDenied`].
+pub(crate) fn check_source(
+    config: &Config,
+    head: &request::Parts,
+    host: &Host,
+    origin: &Origin,
+) -> Result<(), Refusal> {
+    if config.resources.is_empty() {
+        return Ok(());
+    }
+    let mut allowed = config.allowed_hosts.iter();
+    let host = (!allowed.any(|allowed| allowed.covers(host))).then_some(host);
+    let headers = match origin {
+        Origin::None | Origin::Welcome(_) => None,
+        Origin::Foreign | Origin::Unmanaged => Some(&head.headers),
+    };
+    let checked = config
+        .resources
+        .check_source(head.uri.path(), host, headers)
+        .map_err(Refusal::Path)?;
+    checked.map_err(|misdirected| match misdirected {
+        Misdirected::Host => Refusal::HostNotServed,
+        Misdirected::Origin => Refusal::OriginDenied,
+    })
 }

@@ -580,3 +580,236 @@ async fn a_reload_changes_where_remembered_tokens_are_good() {
         .await;
     assert_own(&gone, 401, "token_missing");
 }
+
+/// DNS rebinding: a page whose own name leads here sends that name in `Host`, and itself in `Origin`.
+#[tokio::test]
+async fn requests_for_a_resource_come_under_its_name_and_from_its_pages() {
+    const RESOURCES: [&str; 3] = [
+        "https://agents.example.com/mcp",
+        "http://localhost:3001/local",
+        "https://other.example.com:8443/port",
+    ];
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let start = async |top: &str, rest: &str| {
+        let setup = Setup::new(&issuer, &upstream).top(top).rest(rest);
+        let setup = RESOURCES
+            .iter()
+            .fold(setup, |setup, url| setup.rest(&resource(url)));
+        setup.start().await
+    };
+    let plain = start("", "").await;
+    let listed = start(
+        "allowed_hosts = [\"inside.example.com:9000\"]",
+        "[cors]\norigins = [\"https://app.example.com\"]\n",
+    )
+    .await;
+    let open = start("", "[cors]\norigins = \"*\"\n").await;
+    let token = issuer.user("auth0|alice").mint();
+    let (own_host, evil) = ("agents.example.com", "evil.example.com");
+    let mut findings = Findings::default();
+    for (proxy, path, host, origins, expected) in [
+        // Hosts.
+        (&plain, "/mcp", own_host, &[][..], 200),
+        (&plain, "/mcp/x", "AGENTS.example.com:443", &[], 200),
+        (&plain, "/mcp", evil, &[], 421),
+        (
+            &plain,
+            "/mcp",
+            "agents.example.com.evil.example.com",
+            &[],
+            421,
+        ),
+        (&plain, "/mcp", "agents.example.com.", &[], 421),
+        (&plain, "/mcp", "other.example.com:8443", &[], 421),
+        (&plain, "/mcp/..%2fx", evil, &[], 421),
+        (&plain, "/x/..%2fmcp", evil, &[], 421),
+        (&plain, "//mcp", evil, &[], 421),
+        (&plain, "/MCP", evil, &[], 421),
+        (&plain, "/port", "other.example.com:8443", &[], 200),
+        (&plain, "/port", "other.example.com", &[], 421),
+        (&plain, "/port", "other.example.com:443", &[], 421),
+        // Names can be rebound, addresses cannot: probes and sidecars.
+        (&plain, "/mcp", "127.0.0.1:8080", &[], 200),
+        (&plain, "/mcp", "10.1.2.3", &[], 200),
+        (&plain, "/mcp", "[::1]:8080", &[], 200),
+        (&plain, "/mcp", "localhost:8080", &[], 200),
+        (&plain, "/mcp", "10.1.2.3.nip.io", &[], 421),
+        (&plain, "/mcp", "localhost.evil.example.com", &[], 421),
+        (&plain, "/mcp", "2130706433", &[], 421),
+        // Elsewhere any host will do.
+        (&plain, "/mcpx", evil, &[], 200),
+        (&plain, "/", evil, &[], 200),
+        // Origins.
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com"],
+            200,
+        ),
+        (&plain, "/mcp", own_host, &["https://evil.example.com"], 403),
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["http://agents.example.com"],
+            403,
+        ),
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com:8443"],
+            403,
+        ),
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com/"],
+            403,
+        ),
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com.evil"],
+            403,
+        ),
+        (&plain, "/mcp", own_host, &["http://localhost:6274"], 403),
+        (&plain, "/mcp", own_host, &["null"], 403),
+        (&plain, "/mcp", own_host, &[""], 403),
+        (
+            &plain,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com", "https://agents.example.com"],
+            403,
+        ),
+        (
+            &plain,
+            "/x/..%2fmcp",
+            own_host,
+            &["https://evil.example.com"],
+            403,
+        ),
+        (
+            &plain,
+            "/mcpx",
+            own_host,
+            &["https://evil.example.com"],
+            200,
+        ),
+        (
+            &plain,
+            "/port",
+            "other.example.com:8443",
+            &["https://other.example.com:8443"],
+            200,
+        ),
+        (
+            &plain,
+            "/port",
+            "other.example.com:8443",
+            &["https://agents.example.com"],
+            403,
+        ),
+        // On this machine any of its pages.
+        (
+            &plain,
+            "/local",
+            "localhost:3001",
+            &["http://localhost:6274"],
+            200,
+        ),
+        (
+            &plain,
+            "/local",
+            "127.0.0.1:3001",
+            &["http://127.0.0.1:1"],
+            200,
+        ),
+        (&plain, "/local", "localhost", &["https://[::1]:8443"], 200),
+        (&plain, "/local", "localhost", &["http://localhost"], 200),
+        (
+            &plain,
+            "/local",
+            "localhost",
+            &["http://localhost.evil.example.com"],
+            403,
+        ),
+        (
+            &plain,
+            "/local",
+            "localhost",
+            &["http://evil.example.com"],
+            403,
+        ),
+        (&plain, "/local", "localhost", &["http://10.1.2.3"], 403),
+        (&plain, "/local", "localhost", &["file://"], 403),
+        (&plain, "/local", evil, &["http://evil.example.com"], 421),
+        // The ways out.
+        (&listed, "/mcp", "inside.example.com:9000", &[], 200),
+        (&listed, "/mcp", "inside.example.com", &[], 421),
+        (&listed, "/mcp", own_host, &[], 200),
+        (&listed, "/mcp", "other.example.com:8443", &[], 421),
+        (&listed, "/mcp", "127.0.0.1", &[], 421),
+        (&listed, "/mcp", own_host, &["https://app.example.com"], 200),
+        (
+            &listed,
+            "/mcp",
+            own_host,
+            &["https://agents.example.com"],
+            200,
+        ),
+        (
+            &listed,
+            "/mcp",
+            own_host,
+            &["https://evil.example.com"],
+            403,
+        ),
+        (&listed, "/x", own_host, &["https://evil.example.com"], 200),
+        (&open, "/mcp", own_host, &["https://evil.example.com"], 200),
+        (
+            &open,
+            "/mcp",
+            own_host,
+            &["https://a.example", "https://b.example"],
+            403,
+        ),
+        (&open, "/mcp", evil, &[], 421),
+    ] {
+        // Without a token the answer is the same, so a page learns nothing of it.
+        for bearer in [Some(&token), None] {
+            let mut request = Request::get(path).host(Some(host));
+            for origin in origins {
+                request = request.header("Origin", origin);
+            }
+            if let Some(token) = bearer {
+                request = request.bearer(token);
+            }
+            let response = proxy.send(&request).await;
+            let finding = match (expected, bearer) {
+                (200, Some(_)) if response.status() == 200 => Ok(()),
+                (200, Some(_)) => Err(format!("{} {}", response.status(), response.text())),
+                (200, None) => own(&response, 401, "token_missing"),
+                (403, _) => own(&response, 403, "origin_denied"),
+                (_, _) => own(&response, 421, "host_not_served"),
+            };
+            findings.add(&format!("{path} for {host} from {origins:?}"), finding);
+        }
+    }
+    findings.assert_none();
+    // A page that may not ask may not ask whether it may, either.
+    let preflight = Request::new("OPTIONS", "/mcp")
+        .header("Origin", "https://evil.example.com")
+        .header("Access-Control-Request-Method", "POST");
+    assert_own(&plain.send(&preflight).await, 403, "origin_denied");
+    let socket = Request::get("/mcp")
+        .websocket()
+        .header("Origin", "https://evil.example.com")
+        .bearer(&token);
+    assert_own(&plain.send(&socket).await, 403, "origin_denied");
+}
