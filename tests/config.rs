@@ -104,6 +104,7 @@ fn every_shipped_file_loads() {
     assert_eq!(
         names,
         [
+            "a2a",
             "machine-to-machine",
             "mcp",
             "minimal",

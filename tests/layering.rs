@@ -157,8 +157,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "check",
         &[
+            "authorized",
             "config",
             "cors",
+            "headers",
             "jose",
             "keys",
             "listening",
@@ -167,7 +169,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "token",
             "upstream",
         ],
-        &[],
+        &["http", "http_body_util", "serde_json", "tokio"],
     ),
     (
         "operate",

@@ -162,6 +162,12 @@ impl AllowedHost {
         self.name == "localhost" || address(&self.name).is_some_and(|address| address.is_loopback())
     }
 
+    /// Whether another one is among those that this one stands for.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        self.name == other.name && (self.port.is_none() || self.port == other.port)
+    }
+
     /// Whether a request for this host is one for the entry. Without a port it is for every port.
     #[must_use]
     pub fn covers(&self, host: &Host) -> bool {

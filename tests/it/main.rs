@@ -9,6 +9,7 @@
 )]
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]
 
+mod a2a;
 mod answers;
 mod attacks;
 mod conduct;

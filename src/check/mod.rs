@@ -1,5 +1,7 @@
 //! `authgate check`: what a configuration means, and whether the outside world plays along.
 
+mod card;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use crate::policy::{Access, Condition, Methods};
 use crate::tls::{HTTP_1_1, Roots};
 use crate::token::{IssuerKeys, Keyring, TypPolicy};
 use crate::upstream::Connector;
+use card::Card;
 
 /// The effective configuration and the route table, for people.
 #[must_use]
@@ -349,14 +352,31 @@ pub fn exposure(config: &Config) -> Option<String> {
     })
 }
 
-/// Fetches every key set and connects to the upstream, once each. The first list is what went well,
-/// the second what did not.
-pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
-    let mut fine = Vec::new();
-    let mut wrong = Vec::new();
+/// What was found outside.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What went well.
+    pub fine: Vec<String>,
+    /// What will bring somebody trouble.
+    pub doubtful: Vec<String>,
+    /// What is out of reach.
+    pub wrong: Vec<String>,
+}
+
+/// Fetches every key set, connects to the upstream and reads its agent card, once each.
+pub async fn online(config: &Config) -> Found {
+    let mut found = Found::default();
+    let Found {
+        fine,
+        doubtful,
+        wrong,
+    } = &mut found;
     let published = match fetch(config).await {
         Ok(published) => published,
-        Err(error) => return (fine, vec![error]),
+        Err(error) => {
+            wrong.push(error);
+            return found;
+        }
     };
     for (tenant, published) in config.auth0.tenants.iter().zip(published) {
         let issuer = &tenant.issuer;
@@ -374,12 +394,25 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
         config.timeouts.connect,
     );
     let connected = match connector {
-        Ok(connector) => connector.reach().await.map_err(|error| error.to_string()),
+        Ok(connector) => match connector.reach().await {
+            Ok(()) => Ok(connector),
+            Err(error) => Err(error.to_string()),
+        },
         Err(error) => Err(error.to_string()),
     };
     match connected {
-        Ok(()) => fine.push(format!("upstream {}: reachable", config.upstream)),
+        Ok(connector) => {
+            fine.push(format!("upstream {}: reachable", config.upstream));
+            match card::read(config, connector).await {
+                Card::NotPublic => {}
+                Card::Missing(why) => fine.push(format!("agent card: none: {why}")),
+                Card::There(doubts) => {
+                    fine.push("agent card: there".to_owned());
+                    doubtful.extend(doubts.iter().map(|doubt| format!("agent card: {doubt}")));
+                }
+            }
+        }
         Err(error) => wrong.push(format!("upstream {}: {error}", config.upstream)),
     }
-    (fine, wrong)
+    found
 }
