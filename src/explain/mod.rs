@@ -27,7 +27,7 @@ use crate::headers::{Host, Outbound, Pseudonym};
 use crate::identity::Identity;
 use crate::listener::Unreadable;
 use crate::policy::{Caller, Permit};
-use crate::proxy::{self, Refusal};
+use crate::proxy::{self, Realm, Refusal};
 use crate::token::{BearerToken, Keyring, Verifier};
 use diagnosis::Facts;
 use ink::Ink;
@@ -109,7 +109,8 @@ pub struct Report {
 /// A request that is not refused.
 enum Passed {
     Forwarded(HeaderMap),
-    AnsweredHere,
+    /// With this status.
+    AnsweredHere(u16),
 }
 
 impl Question {
@@ -223,24 +224,21 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
     };
     match verdict {
         Ok(Passed::Forwarded(headers)) => report.upstream = shown_headers(&headers, &ink),
-        Ok(Passed::AnsweredHere) => {
-            let id = HeaderValue::from_static(FRESH);
-            report.status = Some(proxy::options_answer(&Origin::None, &id).status().as_u16());
-        }
+        Ok(Passed::AnsweredHere(status)) => report.status = Some(status),
         Err(refusal) => {
             report.decision = match refusal {
                 Refusal::KeysUnavailable => Decision::Unknown,
                 _ => Decision::Refuse,
             };
             report.code = Some(refusal.code());
-            let realm = &config.auth0.name;
             let id = HeaderValue::from_static(FRESH);
-            let answer = proxy::refusal_text(&refusal, false, realm, &id, &Origin::None);
+            let realm = Realm::of(config, question.method.as_str(), question.path(), &refusal);
+            let answer = proxy::refusal_text(&refusal, false, &realm, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 if let Some(value) = answer.headers().get(&name) {
                     let value = String::from_utf8_lossy(value.as_bytes());
-                    report.answer.push((name.to_string(), ink.text(&value)));
+                    report.answer.push((name.to_string(), ink.whole(&value)));
                 }
             }
         }
@@ -260,15 +258,25 @@ fn decide<'c>(
     let checked = check_head(config, question);
     steps.head(question.host.as_bytes(), checked.as_ref().err());
     let (head, host) = checked?;
+    let id = HeaderValue::from_static(FRESH);
+    let metadata = proxy::metadata(config, &head, &id);
+    steps.metadata(&metadata);
+    if let Some(answer) = metadata? {
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
+    }
     if proxy::is_about_server(&head) {
         steps.about_server();
-        return Ok(Passed::AnsweredHere);
+        let answer = proxy::options_answer(&Origin::None, &id);
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
     let method = head.method.as_str();
     let path = head.uri.path();
     steps.rulings(&config.policy, method, path, config.deny_unmatched);
     let matched = config.policy.matched(method, path).map_err(Refusal::Path)?;
     facts.matched(&matched);
+    let source = proxy::check_source(config, &head, &host, &Origin::None);
+    steps.source(&source);
+    source?;
 
     let found = config.token_sources.find(&head, false);
     let needed = !matched.is_public();
@@ -282,7 +290,10 @@ fn decide<'c>(
         }
     };
     if let Caller::Verified(identity) = &caller {
-        steps.rules(&matched, identity.token().claims());
+        let claims = identity.token().claims();
+        if steps.audience(&matched, claims) {
+            steps.rules(&matched, claims);
+        }
     }
     let permit = matched.authorize(caller).map_err(Refusal::Denied)?;
     steps.permitted(&permit);

@@ -3,15 +3,18 @@
 mod access_log;
 mod authenticate;
 mod body;
+mod challenge;
 mod first_sight;
 mod frames;
 mod refusal;
+mod resource;
 mod respond;
 mod settings;
 mod tunnel;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue, ORIGIN,
@@ -21,7 +24,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
+use challenge::Asked;
+pub(crate) use challenge::Realm;
 pub use refusal::Refusal;
+pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{options_answer, refusal_text};
 pub use settings::{Settings, Shared};
 
@@ -86,6 +92,7 @@ impl Proxy {
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
         let mut is_last = client.is_draining();
+        let asked = Asked::of(&request, &exchange.settings.config);
         let answer = self.handle(request, &client, &mut exchange).await;
         let Exchange {
             settings,
@@ -97,7 +104,7 @@ impl Proxy {
             Ok(Answer::Own(response)) => {
                 log.status(response.status());
                 log.complete();
-                response.map(|()| Body::none())
+                response.map(|body| Body::own(body, log))
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
@@ -113,8 +120,8 @@ impl Proxy {
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                let realm = &settings.config.auth0.name;
-                respond::refuse(&refusal, is_grpc, realm, &request_id, &origin, log)
+                let realm = asked.realm(&settings.config, &refusal);
+                respond::refuse(&refusal, is_grpc, &realm, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -193,11 +200,15 @@ impl Proxy {
             exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
             exchange.settings = Arc::clone(&settings);
             let host = self.check(&settings.config, head, body, client)?;
+            if let Some(answer) = metadata(&settings.config, head, &exchange.request_id)? {
+                return Ok(Decision::Own(answer));
+            }
             let cors = settings.config.cors.as_ref();
             let (origin, request_id) = (&exchange.origin, &exchange.request_id);
             if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
+            check_source(&settings.config, head, &host, origin)?;
             let permit = self.permit(&settings, head, body, &mut exchange.log).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
@@ -349,15 +360,16 @@ impl Handler for Arc<Proxy> {
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
         let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
-        let realm = &self.shared.current().config.auth0.name;
-        respond::refuse_unreadable(why, realm, &request_id, log)
+        let settings = self.shared.current();
+        let realm = Realm::unknown(&settings.config);
+        respond::refuse_unreadable(why, &realm, &request_id, log)
     }
 }
 
 /// What the checks come to, if they do not refuse.
 enum Decision {
     /// An answer that is made here.
-    Own(Response<()>),
+    Own(Response<Bytes>),
     /// The request may be forwarded, for this host.
     Pass(Host, Permit),
 }
@@ -369,7 +381,7 @@ fn own_answer(
     body: &Incoming,
     origin: &Origin,
     request_id: &HeaderValue,
-) -> Result<Option<Response<()>>, Refusal> {
+) -> Result<Option<Response<Bytes>>, Refusal> {
     if is_about_server(head) {
         return Ok(Some(options_answer(origin, request_id)));
     }
@@ -390,8 +402,9 @@ fn own_answer(
 
 /// What comes back to a request that is not refused.
 enum Answer {
-    /// Made here: for a preflight in the upstream's stead, or for an OPTIONS that ends here.
-    Own(Response<()>),
+    /// Made here: for a preflight in the upstream's stead, for an OPTIONS that ends here, or a resource's
+    /// metadata.
+    Own(Response<Bytes>),
     /// An ordinary answer, streaming.
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
@@ -431,7 +444,8 @@ pub(crate) fn check_head(
     }
     let host = headers::check_head(head).map_err(Refusal::Head)?;
     let allowed = &config.allowed_hosts;
-    if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+    let is_allowed = allowed.iter().any(|allowed| allowed.covers(&host));
+    if !allowed.is_empty() && !is_allowed && !config.resources.serve(&host) {
         return Err(Refusal::HostNotServed);
     }
     Ok(host)

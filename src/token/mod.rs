@@ -13,7 +13,7 @@ mod verifier;
 
 pub use bearer::{AuthorizationError, BearerToken, Presented, bearer_token};
 pub use cache::TokenCache;
-pub use checks::{ClaimCheck, SubjectKind, TypPolicy};
+pub use checks::{ClaimCheck, SubjectKind, TypPolicy, check_audience};
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;

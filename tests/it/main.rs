@@ -9,6 +9,7 @@
 )]
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]
 
+mod a2a;
 mod answers;
 mod attacks;
 mod conduct;
@@ -29,6 +30,7 @@ mod metrics;
 mod operate;
 mod regressions;
 mod reload;
+mod resource;
 mod rolling;
 mod rules;
 mod storms;
