@@ -11,7 +11,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::{Answering, Client, ConnectionSettings, Handler};
+use super::{Answering, Client, ConnectionSettings, Handler, Standing};
 use crate::clock::after;
 
 /// Written by the connection's I/O and its requests, read by whoever moves it along. Times are
@@ -41,6 +41,8 @@ pub(super) struct Activity {
     /// Interim answers that wait for a place between hyper's writes.
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
+    /// Held by one request of the connection at a time.
+    pub(super) standing: tokio::sync::Mutex<Standing>,
 }
 
 const NO_HEAD: u64 = u64::MAX;
@@ -68,6 +70,7 @@ impl Activity {
             switched: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
             has_interim: AtomicBool::new(false),
+            standing: tokio::sync::Mutex::default(),
         }
     }
 

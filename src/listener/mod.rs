@@ -22,7 +22,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 use activity::Activity;
 
@@ -169,6 +169,16 @@ impl Slots {
     }
 }
 
+/// What is thought of a connection. The handler says what earns doubt, and what it means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    #[default]
+    Good,
+    /// What it brought last was refused.
+    Doubtful,
+}
+
 /// The connection that a request came over. Every request has a copy.
 #[derive(Debug, Clone)]
 pub struct Client(Arc<ClientConnection>);
@@ -243,6 +253,11 @@ impl Client {
     #[must_use]
     pub fn slot(&self) -> Slot {
         self.0.slot.clone()
+    }
+
+    /// The connection's standing, as soon as no other of its requests holds it.
+    pub async fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.activity.standing.lock().await
     }
 
     /// Tells that the request's body was read to its end.

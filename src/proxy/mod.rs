@@ -70,7 +70,7 @@ impl Proxy {
         Self {
             shared,
             upstream: CurrentUpstream::default(),
-            first_sight: FirstSight::new(),
+            first_sight: FirstSight::default(),
             random: Mutex::new(Random::new()),
         }
     }
@@ -209,7 +209,9 @@ impl Proxy {
                 return Ok(Decision::Own(answer));
             }
             check_source(&settings.config, head, &host, origin)?;
-            let permit = self.permit(&settings, head, body, &mut exchange.log).await;
+            let permit = self
+                .permit(&settings, head, body, client, &mut exchange.log)
+                .await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
                 Ok(None) => {}
@@ -240,6 +242,7 @@ impl Proxy {
         settings: &Settings,
         head: &request::Parts,
         body: &Incoming,
+        client: &Client,
         log: &mut AccessLog,
     ) -> Result<Option<Permit>, Refusal> {
         let policy = &settings.config.policy;
@@ -260,7 +263,7 @@ impl Proxy {
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
         log.matched(matched.route());
-        let caller = self.authenticate(settings, head, log).await;
+        let caller = self.authenticate(settings, head, client, log).await;
         let caller = match caller {
             Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
             Err(refusal) => {

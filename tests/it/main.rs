@@ -17,6 +17,7 @@ mod config;
 mod connections;
 mod explain;
 mod flaws;
+mod floods;
 mod forwarding;
 mod grpc;
 mod harness;
