@@ -431,7 +431,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = 0", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = 257", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
-    ("log = \"info,=\"", "log", "is not a log filter"),
+    ("log = \"info,authgate=loud\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
     ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
     ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),

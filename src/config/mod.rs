@@ -542,7 +542,7 @@ fn logging(
             problems,
         )
         .map(|setting| {
-            if let Err(error) = setting.value.parse::<tracing_subscriber::EnvFilter>() {
+            if let Err(error) = setting.value.parse::<tracing_subscriber::filter::Targets>() {
                 problems.error(
                     &setting.source,
                     format!("{:?} is not a log filter: {error}", setting.value),
