@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, HOST, HeaderMap, HeaderValue};
-use http::{Request, StatusCode, Uri, request};
+use http::header::{ACCEPT, HOST, HeaderValue};
+use http::{Request, Uri, request};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::authorized::AuthorizedRequest;
 use crate::config::{Config, UpstreamAddress, UpstreamProtocol};
 use crate::headers::{self, AllowedHost, Outbound, Pseudonym};
 use crate::policy::{Caller, Permit};
-use crate::upstream::{Connector, RequestBody, Upstream};
+use crate::upstream::{Connector, RequestBody, Unheard, Upstream};
 
 /// Where a card is (A2A §8.2).
 const PATH: &str = "/.well-known/agent-card.json";
@@ -83,7 +83,7 @@ async fn fetch(
     let body = RequestBody::empty();
     let request = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
     let answer = Upstream::new(connector, PATIENCE)
-        .send(request, None, None::<fn(StatusCode, &HeaderMap)>)
+        .send(request, None, None::<Unheard>)
         .await
         .map_err(|failure| failure.to_string())?;
     if !answer.status().is_success() {

@@ -28,6 +28,9 @@ use body::Upload;
 use http1::Http1;
 use http2::Http2;
 
+/// What is told of interim answers (RFC 9110 §15.2) where nobody listens to them.
+pub type Unheard = fn(StatusCode, &HeaderMap);
+
 /// Sends requests to the backend.
 #[derive(Debug, Clone)]
 pub struct Upstream {
