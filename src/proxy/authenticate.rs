@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::request;
 
 use super::access_log::AccessLog;
-use super::first_sight::Overloaded;
+use super::first_sight::REFUSAL_PAUSE;
 use super::{Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
@@ -90,11 +90,12 @@ impl Proxy {
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
         let mut standing = client.standing().await;
         let check = || verifier.verify(token, keyring, UnixTime::now());
-        let verdict = self
-            .first_sight
-            .in_turn(*standing, check)
-            .await
-            .map_err(|Overloaded| Refusal::Overloaded)?;
+        let judged = self.first_sight.in_turn(*standing, check).await;
+        let Ok(verdict) = judged else {
+            drop(standing);
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+            return Err(Refusal::Overloaded);
+        };
         *standing = match verdict {
             Ok(_) => Standing::Good,
             Err(_) => Standing::Doubtful,

@@ -11,14 +11,19 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use crate::listener::Standing;
 
 /// How many may wait in each class on one worker: more than there are connections, unless
 /// `limits.connections` is raised, since each connection waits once. A check takes some tens of
 /// microseconds with the keys that Auth0 uses, so the last one waits for less than a second. To refuse
-/// earlier would not help: whoever waits costs nothing, and whoever is refused asks again at once.
+/// earlier would not help: whoever waits costs nothing, and whoever is refused asks again.
 const MAX_WAITING: usize = 10 * 1024;
+
+/// How long a refusal is held back. Thousands that are refused at once and ask again at once keep
+/// everybody waiting, even those whose tokens are known.
+pub(super) const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many turns the front has for each one of the back while somebody waits in both. Who brought a
 /// bad token once is not kept out for as long as a flood over fresh connections lasts.
