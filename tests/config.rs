@@ -22,7 +22,7 @@ const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
 /// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 2] = ["public_url", "resource"];
+const LATER: [&str; 1] = ["public_url"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -104,8 +104,10 @@ fn every_shipped_file_loads() {
     assert_eq!(
         names,
         [
+            "a2a",
             "machine-to-machine",
             "mcp-tools",
+            "mcp",
             "minimal",
             "organizations",
             "public-routes",
@@ -245,6 +247,9 @@ fn the_reference_is_complete() {
         [[route]]
         path = "/a"
         unknown = 1
+        [[resource]]
+        url = "https://a.example/mcp"
+        unknown = 1
         "#;
     let found = errors(load(&complete(probe)));
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -270,6 +275,7 @@ fn the_reference_is_complete() {
             "mcp",
             "require",
             "require.claims[0]",
+            "resource[0]",
             "route[0]",
             "streams",
             "timeouts",
@@ -429,7 +435,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = 0", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = 257", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
-    ("log = \"info,=\"", "log", "is not a log filter"),
+    ("log = \"info,authgate=loud\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
     ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
     ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),
@@ -617,6 +623,54 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[route]]\npath = \"/a\"\naccess = \"deny\"\nrequire = { scopes = [\"a\"] }", "route[0].require", "remove one of them"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/b\"\n[[route]]\npath = \"/a\"", "route[2]", "route[0] has the same path and takes the remaining methods already"),
     ("[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"\nmethods = [\"PUT\", \"GET\"]", "route[1]", "route[0] has the same path and takes GET already"),
+
+    // Resources.
+    ("resource = \"https://a.example/mcp\"", "resource", "is a string; write [[resource]]"),
+    ("[[resource]]", "resource[0].url", "is missing: a resource is known by its URL"),
+    ("[[resource]]\nurl = \" \"", "resource[0].url", "such as \"https://api.example.com/mcp\""),
+    ("[[resource]]\nurl = 7", "resource[0].url", "is a number, not a string"),
+    ("[[resource]]\nuri = \"https://a.example/mcp\"\nurl = \"https://a.example/mcp\"", "resource[0].uri", "known here: url, audience, scopes, name, documentation"),
+    ("[[resource]]\nurl = \"a.example/mcp\"", "resource[0].url", "has no scheme; write the URL as clients use it"),
+    ("[[resource]]\nurl = \"/mcp\"", "resource[0].url", "has no scheme"),
+    ("[[resource]]\nurl = \"http://a.example/mcp\"", "resource[0].url", "begins with http://, which is for loopback hosts only"),
+    ("[[resource]]\nurl = \"http://127.0.0.1.example/mcp\"", "resource[0].url", "begins with http://"),
+    ("[[resource]]\nurl = \"ftp://a.example/mcp\"", "resource[0].url", "is not an https:// URL"),
+    ("[[resource]]\nurl = \"https://a.example/mcp?a=b\"", "resource[0].url", "holds a query: remove everything from \"?\" on"),
+    ("[[resource]]\nurl = \"https://a.example?a=b\"", "resource[0].url", "holds a query"),
+    ("[[resource]]\nurl = \"https://a.example/mcp#a\"", "resource[0].url", "holds a fragment: remove everything from \"#\" on"),
+    ("[[resource]]\nurl = \"https://me@a.example/mcp\"", "resource[0].url", "holds user information: write \"a.example\" for the host"),
+    ("[[resource]]\nurl = \"https://me:x@a.example/mcp\"", "resource[0].url", "holds user information"),
+    ("[[resource]]\nurl = \"https://A.example/Mcp\"", "resource[0].url", "has capitals where clients write small letters: write \"https://a.example/Mcp\""),
+    ("[[resource]]\nurl = \"HTTPS://a.example/mcp\"", "resource[0].url", "write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"https://a.example:443/mcp\"", "resource[0].url", "names the default port, which clients leave out: write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"http://localhost:80/\"", "resource[0].url", "write \"http://localhost/\""),
+    ("[[resource]]\nurl = \"https://a.example:0/mcp\"", "resource[0].url", "has no host name with an optional port"),
+    ("[[resource]]\nurl = \"https://a_b.example/mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https:///mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://*.example/mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://a.example/m%63p\"", "resource[0].url", "has percent-encoding in its path"),
+    ("[[resource]]\nurl = \"https://a.example/a/../mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example//mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/mcp//\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/./mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/mcp;a\"", "resource[0].url", "has ';' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/*\"", "resource[0].url", "has '*' in its path"),
+    ("[[resource]]\nurl = 'https://a.example/\"'", "resource[0].url", "has '\"' in its path"),
+    ("[[resource]]\nurl = 'https://a.example/m\\cp'", "resource[0].url", "has '\\\\' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/caf\u{e9}\"", "resource[0].url", "has '\u{e9}' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/.well-known/oauth-protected-resource\"", "resource[0].url", "lies where the metadata of resources is"),
+    ("[[resource]]\nurl = \"https://a.example/.Well-Known/OAuth-protected-resource/mcp\"", "resource[0].url", "lies where the metadata of resources is"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://b.example/mcp\"", "resource[1].url", "has the same path as resource[0].url"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://a.example/MCP\"", "resource[1].url", "give each a path of its own"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [\"\"]", "resource[0].audience", "is empty or has spaces around it"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [1]", "resource[0].audience[0]", "is a number, not a string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = [\"read:a write:a\"]", "resource[0].scopes", "is not a scope: write one scope per string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = ['a\"b']", "resource[0].scopes", "without quotation marks and backslashes"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = [\"\"]", "resource[0].scopes", "is not a scope"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nname = [\"a\"]", "resource[0].name", "is an array, not a string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\ndocumentation = \"docs\"", "resource[0].documentation", "is not a URL: write that of a page for people"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\ndocumentation = \"javascript:alert(1)\"", "resource[0].documentation", "is not a URL"),
 ];
 
 #[test]
@@ -651,6 +705,10 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("mcp.filter_tools = true", "mcp.filter_tools", "does nothing without a [[route]] that has mcp"),
     ("mcp.read_bodies = true", "mcp.read_bodies", "does nothing without a [[route]] that has mcp"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
+    ("[[resource]]\nurl = \"https://a.example/mcp/\"", "resource[0].url", "unless clients use it so, write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"https://a.example\"", "resource[0].url", "clients make \"https://a.example/\" of it"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = \"urn:other\"", "resource[0].url", "is no audience that is accepted here"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[route]]\npath = \"/.well-known/oauth-protected-resource/**\"\naccess = \"public\"", "route[0].path", "is never asked"),
 ];
 
 #[test]
@@ -721,6 +779,16 @@ const UNUSUAL: &[&str] = &[
     "mcp.session_key_file = \"/run/secrets/key\"",
     "mcp = { max_body = \"64KiB\" }\nroute = [{ path = \"/a\", mcp.tool = [\"Gr\u{fc}\u{df}e senden\", \"a b*\"] }]",
     "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
+    "[[resource]]\nurl = \"https://a.example/\"",
+    "[[resource]]\nurl = \" https://a.example:8443/a/b-c_d~e.f/:g@h \"",
+    "[[resource]]\nurl = \"http://localhost:3001/mcp\"",
+    "[[resource]]\nurl = \"http://127.0.0.1:8080/\"",
+    "[[resource]]\nurl = \"http://[::1]/Mcp\"",
+    "[[resource]]\nurl = \"https://a.example/\"\n[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://b.example/mcp/admin\"",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [\"https://a.example/mcp\", \"urn:mcp\"]\nscopes = [\"profile\"]",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\naudience = []\nscopes = []\nname = \"\"\ndocumentation = \"\"",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = \"offline_access\"\nname = \"Caf\u{e9} \\\"tools\\\"\"",
+    "auth0.audience = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://a.example/mcp\"\naudience = \"urn:mcp\"",
 ];
 
 #[test]
@@ -798,6 +866,16 @@ const UNSEEN: &[(&str, &str)] = &[
     ("holds a control character", "single characters"),
     ("names \"a\" twice", "what else is in the list"),
     ("has the same path", "another route"),
+    (
+        "has capitals where clients write small letters",
+        "host names",
+    ),
+    ("names the default port", "which port is the default"),
+    ("has no host name with", "host names"),
+    ("in its path: choose", "paths"),
+    ("lies where the metadata of resources is", "paths"),
+    ("is empty or has spaces around it", "identifiers of Auth0's"),
+    ("is not a scope", "an empty list is right here"),
 ];
 
 fn validator() -> jsonschema::Validator {

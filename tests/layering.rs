@@ -36,6 +36,11 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("headers", &["identity"], &["http"]),
     ("authorized", &["headers", "policy"], &["http"]),
     ("cors", &[], &["http"]),
+    (
+        "resource",
+        &["headers", "policy"],
+        &["bytes", "http", "serde_json"],
+    ),
     // Configuration produces the core's types and does no I/O but to read its file, and the one with the keys
     // of sessions when it is asked for them.
     (
@@ -49,6 +54,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "jose",
             "mcp",
             "policy",
+            "resource",
             "token",
         ],
         &["http", "ipnet", "serde_json", "toml", "tracing_subscriber"],
@@ -130,6 +136,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "metrics",
             "policy",
             "random",
+            "resource",
             "token",
             "upstream",
         ],
@@ -162,8 +169,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "check",
         &[
+            "authorized",
             "config",
             "cors",
+            "headers",
             "jose",
             "keys",
             "listening",
@@ -172,7 +181,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "token",
             "upstream",
         ],
-        &[],
+        &["http", "http_body_util", "serde_json", "tokio"],
     ),
     (
         "operate",
@@ -378,7 +387,7 @@ fn every_import_is_in_the_plan() {
 #[test]
 fn the_core_has_no_io_no_clock_and_no_log() {
     // `explain` stands above the proxy, and is as pure as what it tells of.
-    const CORE: [&str; 12] = [
+    const CORE: [&str; 13] = [
         "authorized",
         "claims",
         "cors",
@@ -389,6 +398,7 @@ fn the_core_has_no_io_no_clock_and_no_log() {
         "mcp",
         "policy",
         "random",
+        "resource",
         "rotation",
         "token",
     ];

@@ -7,6 +7,7 @@ mod cors;
 mod mcp;
 mod network;
 mod reader;
+mod resources;
 mod rules;
 mod schema;
 mod sources;
@@ -33,7 +34,8 @@ use crate::claims::ClaimPath;
 use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
-use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
+use crate::policy::{Area, Areas, DuplicateRoute, Policy, Requirement, Route};
+use crate::resource::{ResourceSettings, Resources};
 use crate::token::TokenSources;
 use reader::{Problems, Section};
 use schema::Form;
@@ -73,6 +75,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[require]` as configured.
     pub require: Requirement,
+    /// Protected resources.
+    pub resources: Resources,
     /// Whether requests that no route matches are denied.
     pub deny_unmatched: bool,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
@@ -322,6 +326,15 @@ fn read(
             Some((place, rules::route(section, &claim_names, problems)?))
         })
         .unzip();
+    let accepted = auth0.as_ref().map(|auth0| auth0.audiences.as_slice());
+    let resources = resources::read(
+        root.sections("resource", problems),
+        accepted.unwrap_or_default(),
+        problems,
+    );
+    if !resources.is_empty() {
+        resources::warn_of_hidden_routes(&routes, problems);
+    }
     let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
         .map_err(|errors| {
             // A route without a usable path is not in the list, and people count it all the same.
@@ -347,6 +360,7 @@ fn read(
     let mut auth0 = auth0?;
     let identity = identity?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
+    let (resources, policy) = protect(resources, &mut auth0, policy?);
     Some(Config {
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
@@ -359,9 +373,10 @@ fn read(
         managed: ManagedNames::new(identity.names().chain(&strip)),
         identity,
         strip,
-        policy: policy?,
+        policy,
         routes,
         require,
+        resources,
         deny_unmatched,
         trusted_proxies,
         proxy_protocol,
@@ -373,6 +388,35 @@ fn read(
         mcp,
         expiry_grace,
     })
+}
+
+/// Gives each resource its part of the paths, with the tokens that are good there. A token is verified for
+/// any of them, and permitted where it belongs.
+fn protect(
+    resources: Vec<ResourceSettings>,
+    auth0: &mut Auth0,
+    policy: Policy,
+) -> (Resources, Policy) {
+    let area = |resource: &ResourceSettings| {
+        let audiences = auth0.audiences.iter().chain(&resource.audiences);
+        Area::new(&resource.url.path, audiences.cloned().collect())
+    };
+    let areas = Areas::new(
+        resources.iter().map(area).collect(),
+        auth0.audiences.clone(),
+    );
+    for audience in resources.iter().flat_map(|resource| &resource.audiences) {
+        if !auth0.verifier.audiences.contains(audience) {
+            auth0.verifier.audiences.push(audience.clone());
+        }
+    }
+    let issuers: Vec<&str> = auth0
+        .tenants
+        .iter()
+        .map(|tenant| tenant.issuer.as_str())
+        .collect();
+    let policy = policy.with_areas(areas);
+    (Resources::new(resources, &issuers, &policy), policy)
 }
 
 /// Where to listen and where to forward to, as far as each could be read.
@@ -505,7 +549,7 @@ fn logging(
             problems,
         )
         .map(|setting| {
-            if let Err(error) = setting.value.parse::<tracing_subscriber::EnvFilter>() {
+            if let Err(error) = setting.value.parse::<tracing_subscriber::filter::Targets>() {
                 problems.error(
                     &setting.source,
                     format!("{:?} is not a log filter: {error}", setting.value),
@@ -695,7 +739,5 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["public_url", "resource"] {
-        root.not_supported_yet(key, problems);
-    }
+    root.not_supported_yet("public_url", problems);
 }

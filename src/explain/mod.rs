@@ -9,7 +9,6 @@ mod paste;
 mod render;
 mod steps;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{
@@ -29,7 +28,7 @@ use crate::identity::Identity;
 use crate::listener::Unreadable;
 use crate::mcp::{Call, Message};
 use crate::policy::{Caller, Permit};
-use crate::proxy::{self, Refusal};
+use crate::proxy::{self, Realm, Refusal};
 use crate::token::{BearerToken, Keyring, Verifier};
 use diagnosis::Facts;
 use ink::Ink;
@@ -117,7 +116,8 @@ pub struct Report {
 /// A request that is not refused.
 enum Passed {
     Forwarded(HeaderMap),
-    AnsweredHere,
+    /// With this status.
+    AnsweredHere(u16),
 }
 
 impl Question {
@@ -256,25 +256,27 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
     };
     match verdict {
         Ok(Passed::Forwarded(headers)) => report.upstream = shown_headers(&headers, &ink),
-        Ok(Passed::AnsweredHere) => {
-            let id = HeaderValue::from_static(FRESH);
-            report.status = Some(proxy::options_answer(&Origin::None, &id).status().as_u16());
-        }
+        Ok(Passed::AnsweredHere(status)) => report.status = Some(status),
         Err(refusal) => {
             report.decision = match refusal {
                 Refusal::KeysUnavailable => Decision::Unknown,
                 _ => Decision::Refuse,
             };
             report.code = Some(refusal.code());
-            let realm = &config.auth0.name;
             let id = HeaderValue::from_static(FRESH);
+            let method = question.method.as_str();
+            // Not the target, which may be a whole URL.
+            let head = question.head().ok();
+            let path = head.as_ref().map_or("", |head| head.uri.path());
+            let messages: Vec<Message> = question.message.iter().cloned().collect();
+            let realm = Realm::of(config, method, path, &messages, &refusal);
             let answer =
-                proxy::refusal_text(&refusal, proxy::Reader::Http, realm, &id, &Origin::None);
+                proxy::refusal_text(&refusal, proxy::Reader::Http, &realm, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 if let Some(value) = answer.headers().get(&name) {
                     let value = String::from_utf8_lossy(value.as_bytes());
-                    report.answer.push((name.to_string(), ink.text(&value)));
+                    report.answer.push((name.to_string(), ink.whole(&value)));
                 }
             }
         }
@@ -294,9 +296,16 @@ fn decide<'c>(
     let checked = check_head(config, question);
     steps.head(question.host.as_bytes(), checked.as_ref().err());
     let (head, host) = checked?;
+    let id = HeaderValue::from_static(FRESH);
+    let metadata = proxy::metadata(config, &head, &id);
+    steps.metadata(&metadata);
+    if let Some(answer) = metadata? {
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
+    }
     if proxy::is_about_server(&head) {
         steps.about_server();
-        return Ok(Passed::AnsweredHere);
+        let answer = proxy::options_answer(&Origin::None, &id);
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
     let method = head.method.as_str();
     let path = head.uri.path();
@@ -311,6 +320,9 @@ fn decide<'c>(
     let matched = config.policy.matched_with(method, path, &messages);
     let matched = matched.map_err(Refusal::Path)?;
     facts.matched(&matched);
+    let source = proxy::check_source(config, &head, &host, &Origin::None);
+    steps.source(&source);
+    source?;
 
     let found = config.token_sources.find(&head, false);
     let needed = !matched.is_public();
@@ -324,7 +336,10 @@ fn decide<'c>(
         }
     };
     if let Caller::Verified(identity) = &caller {
-        steps.rules(&matched, identity.token().claims());
+        let claims = identity.token().claims();
+        if steps.audience(&matched, claims) {
+            steps.rules(&matched, claims);
+        }
     }
     if proxy::needs_message(&matched, &caller) {
         // Nothing says what it is, so it is refused as one that says nothing.
@@ -400,7 +415,7 @@ fn outbound(config: &Config, permit: &Permit, mut head: request::Parts, host: &H
         },
         upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
         pseudonym: &Pseudonym::new(0),
-        peer: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        peer: Some(&HeaderValue::from_static("127.0.0.1")),
         peer_is_trusted: false,
         request_id: &HeaderValue::from_static(FRESH),
         traceparent: HeaderValue::from_static(FRESH),

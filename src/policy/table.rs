@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::condition::Condition;
 use super::message::Spelling;
 use super::pattern::{Pattern, Segment};
 use super::route::{Access, Methods, Route};
@@ -34,6 +35,8 @@ pub(super) struct Table {
 pub(super) struct PatternRoutes {
     pattern: Pattern,
     routes: Vec<Route>,
+    /// Whether one of them has a condition on messages.
+    is_gated: bool,
 }
 
 /// A place in the tree. Numbers are places in [`Table::patterns`]; folding case can put several
@@ -89,9 +92,13 @@ impl Table {
                 .iter_mut()
                 .find(|known| known.pattern == route.pattern)
             {
-                Some(known) => known.routes.push(route),
+                Some(known) => {
+                    known.is_gated |= route.mcp.is_some();
+                    known.routes.push(route);
+                }
                 None => table.patterns.push(PatternRoutes {
                     pattern: route.pattern.clone(),
+                    is_gated: route.mcp.is_some(),
                     routes: vec![route],
                 }),
             }
@@ -152,7 +159,7 @@ impl Table {
 
 /// The path as backends that ignore case see it. Some fold by way of upper case, where the Kelvin
 /// sign is a K and the long s an S.
-fn fold_case(path: &str) -> String {
+pub(super) fn fold_case(path: &str) -> String {
     if path.is_ascii() {
         path.to_ascii_lowercase()
     } else {
@@ -235,18 +242,23 @@ impl PatternRoutes {
     }
 
     /// Whether a route here has a condition on messages.
-    pub(super) fn is_gated(&self) -> bool {
-        self.routes.iter().any(|route| route.mcp.is_some())
+    pub(super) const fn is_gated(&self) -> bool {
+        self.is_gated
     }
 
     fn without_mcp(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter().filter(|route| route.mcp.is_none())
     }
 
+    /// The route for a message that no condition fits.
+    pub(super) fn for_unnamed_messages(&self) -> Option<&Route> {
+        self.for_method(POST)
+    }
+
     /// The routes that some message falls under.
     pub(super) fn for_messages(&self) -> impl Iterator<Item = &Route> {
         let with = self.routes.iter().filter(|route| route.mcp.is_some());
-        with.chain(self.for_method(POST))
+        with.chain(self.for_unnamed_messages())
     }
 
     /// The methods that routes of this pattern name, for the `Allow` header (RFC 9110 §10.2.1).
@@ -285,6 +297,14 @@ impl PatternRoutes {
     /// Whether nothing here is meant to refuse yet.
     pub(super) fn is_shadow(&self) -> bool {
         self.routes.iter().all(|route| route.shadow)
+    }
+
+    /// What is asked here, whatever the method and the message.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.routes.iter().filter_map(|route| match &route.access {
+            Access::Authenticated(condition) => Some(condition),
+            Access::Deny | Access::Public => None,
+        })
     }
 
     pub(super) const fn pattern(&self) -> &Pattern {

@@ -13,10 +13,9 @@ use hyper::body::Incoming;
 use super::Refusal;
 use crate::config::Config;
 use crate::headers;
-use crate::identity::Identity;
 use crate::listener::Client;
 use crate::mcp::{self, Call, Message, MessageError, Principal, RequestId, Revision};
-use crate::policy::{Caller, Denial, Matched};
+use crate::policy::{Caller, Denial, Matched, Permit};
 use crate::upstream::{Failure, RequestBody, RequestBodyError};
 
 /// How many bytes of bodies a worker thread holds until they are passed on: as many messages as it
@@ -234,15 +233,15 @@ pub(super) async fn read(
     Ok(body.messages)
 }
 
-/// Whose a session is.
-pub(super) fn principal(identity: &Identity) -> Principal<'_> {
-    let token = identity.token();
+/// Whose a session is, if it is anybody's.
+pub(super) fn principal(permit: &Permit) -> Option<Principal<'_>> {
+    let token = permit.identity()?.token();
     let client = |name| token.claims().string(name).ok().flatten();
-    Principal {
+    Some(Principal {
         issuer: token.issuer(),
         subject: token.subject(),
         client: client("azp").or_else(|| client("client_id")),
-    }
+    })
 }
 
 #[cfg(test)]

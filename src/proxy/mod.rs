@@ -3,29 +3,34 @@
 mod access_log;
 mod authenticate;
 mod body;
+mod challenge;
 mod first_sight;
 mod frames;
 mod message;
 mod refusal;
+mod resource;
 mod respond;
 mod settings;
 mod tools;
 mod tunnel;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
+use challenge::Asked;
+pub(crate) use challenge::Realm;
 pub(crate) use message::{is_needed as needs_message, of_head as message_of_head};
 pub use refusal::Refusal;
+pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{Reader, options_answer, refusal_text};
 pub use settings::{Settings, Shared};
 
@@ -33,17 +38,18 @@ use crate::authorized::AuthorizedRequest;
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
-use crate::listener::{Client, Handler, Unreadable};
-use crate::mcp::{self, RequestId};
+use crate::listener::{Answering, Client, Handler, Unreadable};
+use crate::mcp::{self, Message, RequestId};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::upstream::OnInterim;
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use message::{ClientBody, Room};
 use settings::CurrentUpstream;
 use tools::ToolFilter;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One worker's proxy.
 #[derive(Debug)]
@@ -63,6 +69,8 @@ struct Exchange {
     log: AccessLog,
     /// For a request that is answered in JSON-RPC, what its id is.
     rpc: Option<RequestId>,
+    /// The MCP messages that were read, where they decide.
+    messages: Vec<Message>,
     /// Whether the answer may list tools, of which the caller sees its own.
     lists_tools: bool,
 }
@@ -74,27 +82,33 @@ impl Proxy {
         Self {
             shared,
             upstream: CurrentUpstream::default(),
-            first_sight: FirstSight::new(),
+            first_sight: FirstSight::default(),
             room: Arc::default(),
             random: Mutex::new(Random::new()),
         }
     }
 
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
-    pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
+    pub async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> Response<Body> {
         let request_id = self.request_id(&request);
         let metrics = &self.shared.metrics;
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
-            log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
+            log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
             rpc: None,
+            messages: Vec::new(),
             lists_tools: false,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
         let mut is_last = client.is_draining();
+        let asked = Asked::of(&request, &exchange.settings.config);
         let answer = self.handle(request, &client, &mut exchange).await;
         let Exchange {
             settings,
@@ -102,13 +116,14 @@ impl Proxy {
             request_id,
             mut log,
             rpc,
+            messages,
             ..
         } = exchange;
         let mut response = match answer {
             Ok(Answer::Own(response)) => {
                 log.status(response.status());
                 log.complete();
-                response.map(|()| Body::none())
+                response.map(|body| Body::own(body, log))
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
@@ -124,13 +139,13 @@ impl Proxy {
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                let realm = &settings.config.auth0.name;
+                let realm = asked.realm(&settings.config, &messages, &refusal);
                 let reader = match &rpc {
                     _ if is_grpc => Reader::Grpc,
                     Some(id) => Reader::JsonRpc(id),
                     None => Reader::Http,
                 };
-                respond::refuse(&refusal, reader, realm, &request_id, &origin, log)
+                respond::refuse(&refusal, reader, &realm, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -174,14 +189,15 @@ impl Proxy {
         }
         let config = &settings.config;
         config.token_sources.remove(&mut head, is_upgrade);
-        let principal = permit.identity().map(|one| message::principal(one));
         if let Some(keys) = &settings.sessions {
-            mcp::bind_request(keys, &mut head.headers, principal)
+            mcp::bind_request(keys, &mut head.headers, message::principal(&permit))
                 .map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
         }
+        // Boxed, as are the futures of its work, so that they take no room in those of ordinary requests.
         let filter = lists_tools.then(|| {
             ToolFilter::prepare(&mut head.headers);
-            ToolFilter::new(&self.shared, &head.method, head.uri.path(), &permit)
+            let path = head.uri.path();
+            Box::new(ToolFilter::new(&self.shared, &head.method, path, &permit))
         });
         let outbound = self.outbound(config, &head, &host, client, request_id);
         let body = body.into_request_body(version, config.limits.body_bytes, client);
@@ -189,11 +205,11 @@ impl Proxy {
         let upstream = self.upstream.under(settings);
         log.sending();
         if is_upgrade {
-            let mut answer = upstream
-                .send_upgrade(authorized.upgrading_to_websocket())
-                .await?;
+            // Boxed, so that it takes no room in the futures of ordinary requests.
+            let mut answer =
+                Box::pin(upstream.send_upgrade(authorized.upgrading_to_websocket())).await?;
             log.answered();
-            bind_answer(settings, answer.headers_mut(), principal)?;
+            bind_answer(settings, answer.headers_mut(), &permit)?;
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
         let interim = Self::interim_to(client, version);
@@ -201,10 +217,10 @@ impl Proxy {
         let mut response = upstream.send(authorized, expiry, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
-        bind_answer(settings, response.headers_mut(), principal)?;
+        bind_answer(settings, response.headers_mut(), &permit)?;
         Ok(Answer::Forwarded(match filter {
             None => response.map(body::Upstream::Pooled),
-            Some(filter) => filter.apply(response, expiry.map(Into::into)).await?,
+            Some(filter) => Box::pin(filter.apply(response, expiry.map(Into::into))).await?,
         }))
     }
 
@@ -223,11 +239,15 @@ impl Proxy {
             exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
             exchange.settings = Arc::clone(&settings);
             let host = self.check(&settings.config, head, &body.incoming, client)?;
+            if let Some(answer) = metadata(&settings.config, head, &exchange.request_id)? {
+                return Ok(Decision::Own(answer));
+            }
             let cors = settings.config.cors.as_ref();
             let (origin, request_id) = (&exchange.origin, &exchange.request_id);
             if let Some(answer) = own_answer(cors, head, &body.incoming, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
+            check_source(&settings.config, head, &host, origin)?;
             let permit = self.permit(&settings, head, body, client, exchange).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
@@ -265,9 +285,11 @@ impl Proxy {
         let Exchange {
             log,
             rpc,
+            messages,
             lists_tools,
             ..
         } = exchange;
+        messages.clear();
         let policy = &settings.config.policy;
         let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, &body.incoming) {
@@ -288,18 +310,20 @@ impl Proxy {
         log.matched(matched.route());
         *rpc = message::is_rpc(&matched, head).then(RequestId::default);
         let asked = async {
-            let caller = self.authenticate(settings, head, log).await?;
+            let caller = self.authenticate(settings, head, client, log).await?;
             let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
             message::check_body(&matched, head, body)?;
             let messages = match rpc {
                 Some(id) if message::is_needed(&matched, &caller) => {
-                    message::read(&settings.config, head, body, client, &self.room, id).await?
+                    // Boxed, so that it takes no room in the futures of those whose body is not read.
+                    let config = &settings.config;
+                    Box::pin(message::read(config, head, body, client, &self.room, id)).await?
                 }
                 _ => Vec::new(),
             };
             Ok((caller, messages))
         };
-        let (caller, messages) = match asked.await {
+        let (caller, read) = match asked.await {
             Ok(asked) => asked,
             Err(refusal) => {
                 return self
@@ -308,15 +332,16 @@ impl Proxy {
                     .unwrap_or(Ok(None));
             }
         };
+        *messages = read;
         let matched = if messages.is_empty() {
             matched
         } else {
             policy
-                .matched_with(head.method.as_str(), path, &messages)
+                .matched_with(head.method.as_str(), path, messages)
                 .map_err(Refusal::Path)?
         };
         *lists_tools = settings.config.mcp.filter_tools
-            && tools::may_be_listed(&matched, &head.method, &messages);
+            && tools::may_be_listed(&matched, &head.method, messages);
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();
         decided.map_err(Refusal::Denied)
@@ -327,25 +352,24 @@ impl Proxy {
         config: &Config,
         head: &request::Parts,
         host: &'r Host,
-        client: &Client,
+        client: &'r Client,
         request_id: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let peer: Option<IpAddr> = client.address.map(|address| address.ip());
-        let peer_is_trusted = peer.is_some_and(|peer| {
+        let peer_is_trusted = client.address().is_some_and(|peer| {
             config
                 .trusted_proxies
                 .iter()
-                .any(|network| network.contains(&peer.to_canonical()))
+                .any(|network| network.contains(&peer.ip().to_canonical()))
         });
         Outbound {
             identity: None,
             forward_authorization: config.identity.forward_authorization,
             host,
             version: head.version,
-            scheme: if client.is_tls { "https" } else { "http" },
+            scheme: if client.is_tls() { "https" } else { "http" },
             upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
             pseudonym: &self.shared.pseudonym,
-            peer,
+            peer: client.forwarded_for(),
             peer_is_trusted,
             request_id,
             traceparent: self.fresh_traceparent(),
@@ -354,20 +378,23 @@ impl Proxy {
 
     /// Passes early hints (RFC 8297) on to an HTTP/1.1 client. hyper has no place for them in HTTP/2,
     /// and an HTTP/1.0 client would take them for the answer.
-    fn interim_to(client: &Client, version: Version) -> Option<OnInterim> {
+    fn interim_to(
+        client: &Client,
+        version: Version,
+    ) -> Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + use<>> {
         let client = (version == Version::HTTP_11).then(|| client.clone())?;
-        Some(Box::new(move |status, headers| {
+        Some(move |status, headers: &HeaderMap| {
             if status == StatusCode::EARLY_HINTS {
                 let mut headers = headers.clone();
                 headers::remove_hop_by_hop(&mut headers);
                 client.send_interim(&respond::http1_head(status, &headers));
             }
-        }))
+        })
     }
 
     /// A client's request id if it is well-formed and said once, else a new one.
     fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
-        let mut values = request.headers().get_all("x-request-id").iter();
+        let mut values = request.headers().get_all(X_REQUEST_ID).iter();
         match (values.next(), values.next()) {
             (Some(id), None) if headers::is_request_id(id.as_bytes()) => id.clone(),
             _ => self.fresh_request_id(),
@@ -375,22 +402,19 @@ impl Proxy {
     }
 
     fn fresh_request_id(&self) -> HeaderValue {
-        self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits()))
+        self.fresh(|random| [random.digits(), random.digits()].concat())
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
-        // "| 1": an id of zeros only is invalid.
+        // An id of zeros only is invalid.
         self.fresh(|random| {
-            format!(
-                "00-{:016x}{:016x}-{:016x}-01",
-                random.bits(),
-                random.bits() | 1,
-                random.bits() | 1
-            )
+            let (trace, rest) = (random.digits(), random.nonzero_digits());
+            let parent = random.nonzero_digits();
+            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"].concat()
         })
     }
 
-    fn fresh(&self, make: impl FnOnce(&mut Random) -> String) -> HeaderValue {
+    fn fresh(&self, make: impl FnOnce(&mut Random) -> Vec<u8>) -> HeaderValue {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let text = make(&mut random);
         // Hexadecimal digits and hyphens are always a header value.
@@ -401,27 +425,23 @@ impl Proxy {
 impl Handler for Arc<Proxy> {
     type Body = Body;
 
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Client,
-    ) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let proxy = Self::clone(self);
-        async move { proxy.serve(request, client).await }
+    fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Body> {
+        Box::pin(Self::clone(self).serve(request, client))
     }
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
-        let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
-        let realm = &self.shared.current().config.auth0.name;
-        respond::refuse_unreadable(why, realm, &request_id, log)
+        let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
+        let settings = self.shared.current();
+        let realm = Realm::unknown(&settings.config);
+        respond::refuse_unreadable(why, &realm, &request_id, log)
     }
 }
 
 /// What the checks come to, if they do not refuse.
 enum Decision {
     /// An answer that is made here.
-    Own(Response<()>),
+    Own(Response<Bytes>),
     /// The request may be forwarded, for this host.
     Pass(Host, Permit),
 }
@@ -433,7 +453,7 @@ fn own_answer(
     body: &Incoming,
     origin: &Origin,
     request_id: &HeaderValue,
-) -> Result<Option<Response<()>>, Refusal> {
+) -> Result<Option<Response<Bytes>>, Refusal> {
     if is_about_server(head) {
         return Ok(Some(options_answer(origin, request_id)));
     }
@@ -456,9 +476,9 @@ fn own_answer(
 fn bind_answer(
     settings: &Settings,
     headers: &mut HeaderMap,
-    principal: Option<mcp::Principal<'_>>,
+    permit: &Permit,
 ) -> Result<(), Refusal> {
-    let bind = |keys| mcp::bind_answer(keys, headers, principal);
+    let bind = |keys| mcp::bind_answer(keys, headers, message::principal(permit));
     settings
         .sessions
         .as_ref()
@@ -468,8 +488,9 @@ fn bind_answer(
 
 /// What comes back to a request that is not refused.
 enum Answer {
-    /// Made here: for a preflight in the upstream's stead, or for an OPTIONS that ends here.
-    Own(Response<()>),
+    /// Made here: for a preflight in the upstream's stead, for an OPTIONS that ends here, or a resource's
+    /// metadata.
+    Own(Response<Bytes>),
     /// An ordinary answer, streaming.
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
@@ -509,7 +530,8 @@ pub(crate) fn check_head(
     }
     let host = headers::check_head(head).map_err(Refusal::Head)?;
     let allowed = &config.allowed_hosts;
-    if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+    let is_allowed = allowed.iter().any(|allowed| allowed.covers(&host));
+    if !allowed.is_empty() && !is_allowed && !config.resources.serve(&host) {
         return Err(Refusal::HostNotServed);
     }
     Ok(host)
@@ -539,7 +561,10 @@ fn preflight_method<'h>(
         && headers.contains_key(ORIGIN)
         && !headers.contains_key(AUTHORIZATION)
         && body.is_end_stream();
+    if !genuine {
+        return None;
+    }
     let mut asked = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
     let asked = asked.next().filter(|_| asked.next().is_none())?;
-    asked.to_str().ok().filter(|_| genuine)
+    asked.to_str().ok()
 }

@@ -30,6 +30,8 @@ pub enum Refusal {
     Loop,
     /// It is not certain what an MCP request asks for.
     Message(MessageError),
+    /// A resource's metadata is asked for with a method that it has not.
+    MetadataMethod,
     /// Too many bodies are being read.
     NoRoom,
     /// The request comes from a page on an origin that is not welcome.
@@ -38,6 +40,8 @@ pub enum Refusal {
     Overloaded,
     /// The path is malformed or ambiguous.
     Path(PathError),
+    /// There is no resource whose metadata would be at this path.
+    ResourceUnknown,
     /// The token is refused.
     Token(Rejection),
     /// More header fields than `limits.headers`.
@@ -87,10 +91,12 @@ impl Refusal {
             Self::KeysUnavailable => "keys_unavailable",
             Self::Loop => "loop_detected",
             Self::Message(error) => error.code(),
+            Self::MetadataMethod => "method_denied",
             Self::OriginDenied => "origin_denied",
             Self::NoRoom | Self::Overloaded => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
+            Self::ResourceUnknown => "resource_unknown",
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
             Self::UnknownSession => "mcp_session_unknown",
@@ -121,12 +127,14 @@ impl Refusal {
             | Self::Denied(Denial::MessageUnread { .. })
             | Self::Message(_)
             | Self::Path(_)
+            | Self::ResourceUnknown
             | Self::TooManyHeaders
             | Self::Unreadable(_)
             | Self::UriTooLong => "http_request_error",
             Self::Denied(_)
             | Self::Head(HeadError::Method)
             | Self::HostNotServed
+            | Self::MetadataMethod
             | Self::OriginDenied
             | Self::Token(_)
             | Self::UnknownSession => "http_request_denied",
@@ -169,7 +177,9 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
             Self::Head(error) => error.fmt(f),
-            Self::HostNotServed => f.write_str("the host is not in allowed_hosts"),
+            Self::HostNotServed => {
+                f.write_str("the host is neither in allowed_hosts nor that of the resource")
+            }
             Self::KeysUnavailable => {
                 f.write_str("an issuer's keys are not there, so no token can be judged")
             }
@@ -177,12 +187,16 @@ impl fmt::Display for Refusal {
                 f.write_str("Via says that this instance has passed the request on before")
             }
             Self::Message(error) => error.fmt(f),
+            Self::MetadataMethod => write!(f, "only {:?}", super::resource::METHODS),
             Self::NoRoom => f.write_str("too many bodies are being read"),
-            Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
+            Self::OriginDenied => {
+                f.write_str("the origin is neither in cors.origins nor that of the resource")
+            }
             Self::Overloaded => {
                 f.write_str("too many new tokens are waiting for their signature check")
             }
             Self::Path(error) => error.fmt(f),
+            Self::ResourceUnknown => f.write_str("no resource has its metadata here"),
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
             Self::UnknownSession => f.write_str(

@@ -34,6 +34,44 @@ impl fmt::Display for AuthorizationError {
 
 impl std::error::Error for AuthorizationError {}
 
+/// What stands where a token should, not looked at yet. A token that is remembered as a whole needs no
+/// look at its form, which takes longer than finding it.
+#[derive(Clone, Copy)]
+pub struct Presented<'h>(&'h [u8]);
+
+impl<'h> Presented<'h> {
+    pub(super) const fn new(bytes: &'h [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes. They are a secret, as [`BearerToken::secret`] is.
+    #[must_use]
+    pub const fn secret(self) -> &'h [u8] {
+        self.0
+    }
+
+    /// The token, if it has the form of one.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorizationError`] when it has not.
+    pub fn token(self) -> Result<BearerToken<'h>, AuthorizationError> {
+        let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
+        let text = std::str::from_utf8(self.0).ok();
+        match text.filter(|text| is_b64token(text)) {
+            Some(text) => Ok(BearerToken(text)),
+            None if self.0.iter().all(is_visible) => Err(AuthorizationError::NotOneToken),
+            None => Err(AuthorizationError::NotVisibleAscii),
+        }
+    }
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Presented({} bytes)", self.0.len())
+    }
+}
+
 /// Finds the bearer token of a request; `None` when there is no `Authorization` header or it uses
 /// another scheme, which counts as no token.
 ///
@@ -41,6 +79,11 @@ impl std::error::Error for AuthorizationError {}
 ///
 /// [`AuthorizationError`] when the header is there and is not exactly one well-formed credential.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
+    presented(headers)?.map(Presented::token).transpose()
+}
+
+/// Finds what is presented as the bearer token.
+pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented<'_>>, AuthorizationError> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let Some(line) = lines.next() else {
         return Ok(None);
@@ -48,19 +91,20 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, Auth
     if lines.next().is_some() {
         return Err(AuthorizationError::Repeated);
     }
-    let line = line
-        .to_str()
-        .map_err(|_| AuthorizationError::NotVisibleAscii)?
-        .trim_matches([' ', '\t']);
-    if line.contains('\t') {
-        return Err(AuthorizationError::NotVisibleAscii);
-    }
-    let (scheme, rest) = line.split_once(' ').unwrap_or((line, ""));
+    // The field's value is without white space around it, as the grammar has it; HTTP/2 may leave some.
+    let line = line.as_bytes().trim_ascii();
+    let end = line.iter().position(|byte| *byte == b' ');
+    let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
     // RFC 9110 §11.1: scheme names are case-insensitive.
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(None);
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Ok(Some(Presented(rest.trim_ascii_start())));
     }
-    BearerToken::parse(rest.trim_start_matches(' ')).map(Some)
+    let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
+    if line.iter().all(is_visible) {
+        Ok(None)
+    } else {
+        Err(AuthorizationError::NotVisibleAscii)
+    }
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -74,15 +118,6 @@ fn is_b64token(text: &str) -> bool {
 }
 
 impl<'h> BearerToken<'h> {
-    /// Takes a text for a token if it has the form of one.
-    pub(super) fn parse(text: &'h str) -> Result<Self, AuthorizationError> {
-        if is_b64token(text) {
-            Ok(Self(text))
-        } else {
-            Err(AuthorizationError::NotOneToken)
-        }
-    }
-
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {

@@ -11,9 +11,9 @@ mod rejection;
 mod sources;
 mod verifier;
 
-pub use bearer::{AuthorizationError, BearerToken, bearer_token};
+pub use bearer::{AuthorizationError, BearerToken, Presented, bearer_token};
 pub use cache::TokenCache;
-pub use checks::{ClaimCheck, SubjectKind, TypPolicy};
+pub use checks::{ClaimCheck, SubjectKind, TypPolicy, check_audience};
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;

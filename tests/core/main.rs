@@ -6,5 +6,6 @@ mod mint;
 mod paths;
 mod rfc7515;
 mod rules;
+mod step_up;
 mod verifier;
 mod wycheproof;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::issuer::Issuer;
+use crate::resource::challenge;
 use crate::support::upstream::response;
 use crate::support::wire::chunk;
 use crate::support::{Findings, Proxy, Reply, Request, Response, Setup, Upstream, assert_own, own};
@@ -741,6 +742,171 @@ async fn everything_else_is_refused_as_ever() {
     upstream.go_down().await;
     let list = named("tools/list", None).bearer(&token(&issuer, ""));
     rpc(&proxy.send(&list).await, 502, "upstream_unreachable", None).expect("a refusal");
+}
+
+/// A resource whose tools have rules of their own, and one that lists its tools to anybody.
+const RESOURCE_RULES: &str = r#"
+[require]
+scopes = ["base"]
+
+[[resource]]
+url = "https://agents.example.com/tools"
+
+[[resource]]
+url = "https://agents.example.com/shop"
+
+[[route]]
+path    = "/tools"
+require = { scopes = ["connect"] }
+
+[[route]]
+path    = "/tools"
+mcp     = { tool = "*" }
+require = { scopes = ["call"] }
+
+[[route]]
+path    = "/tools"
+mcp     = { tool = "delete_*" }
+require = { scopes = ["call", "delete"] }
+
+[[route]]
+path    = "/tools"
+mcp     = { tool = "run_shell" }
+access  = "deny"
+
+[[route]]
+path   = "/shop"
+mcp    = { method = "tools/list" }
+access = "public"
+
+[[route]]
+path    = "/shop"
+mcp     = { tool = "*" }
+require = { any_scope = ["buy", "sell"] }
+
+[mcp]
+read_bodies = true
+"#;
+
+/// A message without a rule of its own, and the scopes that it needs.
+const HELLO: (&str, &str) = (
+    r#"{"jsonrpc":"2.0","id":7,"method":"initialize"}"#,
+    "base connect",
+);
+
+fn to(path: &str, body: &str) -> Request {
+    Request::post(path, body).header("Content-Type", "application/json")
+}
+
+#[tokio::test]
+async fn a_resource_advertises_what_its_tools_need_and_one_challenge_tells_all_of_it() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest(RESOURCE_RULES)
+        .start()
+        .await;
+    let mut advertised = Vec::new();
+    for (name, expected) in [
+        ("tools", json!(["base", "call", "connect", "delete"])),
+        ("shop", json!(["base", "buy", "sell"])),
+    ] {
+        let path = format!("/.well-known/oauth-protected-resource/{name}");
+        let found = proxy.send(&Request::get(&path)).await.json();
+        assert_eq!(found["scopes_supported"], expected, "{name}");
+        advertised.push(found["scopes_supported"].clone());
+    }
+    let at = |name: &str| {
+        Some(format!(
+            "https://agents.example.com/.well-known/oauth-protected-resource/{name}"
+        ))
+    };
+    let some = |scopes: &str| Some(scopes.to_owned());
+    let mint = |scope: &str| issuer.user("auth0|alice").claim("scope", scope).mint();
+    let all: Vec<&str> = advertised[0]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let all = mint(&all.join(" "));
+
+    // A stranger is told what a first message needs, whatever it has sent.
+    let none = issuer.user("auth0|alice").claim("aud", "urn:other").mint();
+    let of_shop = issuer
+        .user("auth0|alice")
+        .claim("aud", "https://agents.example.com/shop")
+        .claim("scope", "base connect call delete")
+        .mint();
+    let call = calling("delete_user");
+    for (token, code) in [
+        (None, "token_missing"),
+        (Some(&none), "token_wrong_audience"),
+        (Some(&of_shop), "token_wrong_audience"),
+    ] {
+        let mut request = to("/tools", &call);
+        if let Some(token) = token {
+            request = request.bearer(token);
+        }
+        let found = proxy.send(&request).await;
+        rpc(&found, 401, code, None).expect("a refusal");
+        assert_eq!(challenge(&found), Some((at("tools"), some(HELLO.1))));
+    }
+    // Where something is public the message is read, and tells what to ask for.
+    let found = proxy.send(&to("/shop", &calling("cart"))).await;
+    rpc(&found, 401, "token_missing", Some(json!(7))).expect("a refusal");
+    assert_eq!(challenge(&found), Some((at("shop"), some("base buy"))));
+
+    // Step-up: all that this message needs, at once; then it passes, and with all that is advertised too.
+    let batch = format!("[{},{},{call}]", HELLO.0, calling("read"));
+    let read = calling("read");
+    for (body, needed, id) in [
+        (HELLO.0, HELLO.1, json!(7)),
+        (&read, "base call", json!(7)),
+        (&call, "base call delete", json!(7)),
+        (&calling("Delete_user"), "base call delete", json!(7)),
+        (&batch, "base call connect delete", Value::Null),
+    ] {
+        for held in ["", "base", "call delete", "other"] {
+            let request = to("/tools", body).bearer(&mint(held));
+            let found = proxy.send(&request).await;
+            rpc(&found, 403, "scope_missing", Some(id.clone())).expect(body);
+            let expected = Some((at("tools"), some(needed)));
+            assert_eq!(challenge(&found), expected, "{body} with {held:?}");
+        }
+        let before = upstream.requests();
+        for token in [&mint(needed), &all] {
+            let found = proxy.send(&to("/tools", body).bearer(token)).await;
+            assert_eq!(found.status(), 200, "{body}: {}", found.text());
+        }
+        assert_eq!(upstream.requests(), before + 2);
+    }
+    let before = upstream.requests();
+    // What the rules deny, no scope opens.
+    let shell = to("/tools", &calling("run_shell")).bearer(&all);
+    let found = proxy.send(&shell).await;
+    rpc(&found, 403, "rule_denied", Some(json!(7))).expect("a refusal");
+    assert_eq!(upstream.requests(), before);
+
+    // Who may not ask at all is not asked for a body.
+    let waiting = |host: &str, origin: &str| {
+        Request::new("POST", "/tools")
+            .host(Some(host))
+            .header("Origin", origin)
+            .header("Content-Type", "application/json")
+            .header("Content-Length", "100")
+            .header("Expect", "100-continue")
+            .bearer(&all)
+    };
+    for (host, origin, status) in [
+        ("evil.example", "https://agents.example.com", 421),
+        ("agents.example.com", "https://evil.example", 403),
+        ("agents.example.com", "https://agents.example.com", 100),
+    ] {
+        let mut client = waiting(host, origin).open(proxy.data).await;
+        assert_eq!(client.head().await.status(), status, "{host} {origin}");
+    }
+    assert_eq!(upstream.requests(), before);
 }
 
 const FILTER: &str = "[mcp]\nread_bodies = true\nfilter_tools = true\n";
