@@ -3,10 +3,10 @@
 use std::io::IsTerminal as _;
 
 use tracing::Level;
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::Layer as _;
 
 use crate::config::{LogFormat, Logging, Problem};
 
