@@ -22,7 +22,7 @@ const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
 /// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 2] = ["public_url", "resource"];
+const LATER: [&str; 1] = ["resource"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -226,6 +226,8 @@ fn the_reference_is_complete() {
         unknown = 1
         [cors]
         unknown = 1
+        [dpop]
+        unknown = 1
         [identity]
         unknown = 1
         [limits]
@@ -262,6 +264,7 @@ fn the_reference_is_complete() {
             "auth0",
             "auth0.keys",
             "cors",
+            "dpop",
             "identity",
             "limits",
             "require",
@@ -462,6 +465,32 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("listen = \"[::]:4111\"", "upstream", "is where authgate itself listens"),
     ("admin = \"0.0.0.0:8080\"", "admin", "is the same address as listen (0.0.0.0:8080)"),
 
+    ("public_url = \"api.example.com\"", "public_url", "has no scheme; write scheme and host, such as \"https://api.example.com\""),
+    ("public_url = \"https://api.example.com/agents\"", "public_url", "holds a path, query or fragment"),
+    ("public_url = \"https://api.example.com?a\"", "public_url", "holds a path, query or fragment"),
+    ("public_url = \"https://me@api.example.com\"", "public_url", "holds user information"),
+    ("public_url = \"wss://api.example.com\"", "public_url", "is neither https:// nor http://"),
+    ("public_url = \"https://api.example.com:99999\"", "public_url", "has no usable host and port"),
+    ("public_url = \"https://:443\"", "public_url", "has no usable host and port"),
+    ("public_url = 443", "public_url", "is a number, not a string"),
+    ("dpop.mode = \"accepted\"", "dpop.mode", "needs public_url: a proof is made for the URL that the client uses"),
+    ("dpop.mode = \"required\"", "dpop.mode", "needs public_url"),
+    ("dpop.mode = \"on\"", "dpop.mode", "write \"off\" or \"accepted\" or \"required\""),
+    ("dpop.mode = true", "dpop.mode", "is a boolean, not a string"),
+    ("dpop.algorithms = []", "dpop.algorithms", "is an empty list"),
+    ("dpop.algorithms = [\"HS256\"]", "dpop.algorithms", "\"HS256\" is not supported; known: ES256, ES384, EdDSA, RS256, PS256"),
+    ("dpop.algorithms = [\"ES256\", \"none\"]", "dpop.algorithms", "\"none\" is not supported"),
+    ("dpop.algorithms = \"RS512\"", "dpop.algorithms", "\"RS512\" is not supported"),
+    ("dpop.algorithms = 256", "dpop.algorithms", "write a string or a list of strings"),
+    ("dpop.max_age = \"0s\"", "dpop.max_age", "must be more than zero"),
+    ("dpop.max_age = \"2h\"", "dpop.max_age", "is more than 1h"),
+    ("dpop.max_age = 300", "dpop.max_age", "write a duration"),
+    ("dpop.nonce = \"on\"", "dpop.nonce", "write \"off\" or \"required\""),
+    ("dpop.nonce_key_file = \"nonce.key\"", "dpop.nonce_key_file", "needs dpop.nonce = \"required\""),
+    ("dpop.replay_cache = 0", "dpop.replay_cache", "write a whole number from 1 on"),
+    ("dpop.replay_cache = 10000001", "dpop.replay_cache", "is more than 10000000"),
+    ("dpop.replay = 1", "dpop.replay", "known here: mode, algorithms"),
+
     // Whose tokens.
     ("auth0.domain = \"http://your-tenant.us.auth0.com/\"", "auth0.domain",
         "begins with http://, but Auth0 is reached over https: write \"your-tenant.us.auth0.com\""),
@@ -626,6 +655,7 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("auth0.roles_claim = \"roles\"", "auth0.roles_claim", "Auth0 silently drops a claim named \"roles\": let the Action set \"https://your-app.com/roles\""),
     ("require.claims = [{ claim = \"groups\", contains = \"staff\" }]", "require.claims[0].claim", "Auth0 silently drops a claim named \"groups\""),
     ("identity.headers.x-roles = \"roles\"", "identity.headers.\"x-roles\"", "Auth0 silently drops a claim named \"roles\""),
+    ("public_url = \"http://api.example.com\"", "public_url", "is not https://, and it is the URL that clients use"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
 ];
 
@@ -655,6 +685,14 @@ const UNUSUAL: &[&str] = &[
     "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"",
     "listen = \"\"",
     "admin = \"off\"",
+    "public_url = \"https://api.example.com/\"",
+    "public_url = \"HTTPS://API.example.com:8443\"",
+    "public_url = \"http://127.0.0.1:8080\"",
+    "public_url = \"http://[::1]:8080\"",
+    "public_url = \" \"",
+    "public_url = \"https://api.example.com\"\ndpop.mode = \"required\"\ndpop.algorithms = \"EdDSA\"",
+    "public_url = \"https://api.example.com\"\ndpop.mode = \"accepted\"\ndpop.nonce = \"required\"\ndpop.nonce_key_file = \"nonce.key\"",
+    "dpop.mode = \"off\"\ndpop.nonce = \"required\"",
     "workers = 1",
     "workers = \"256\"",
     "log = \"warn,authgate=debug\"",
@@ -718,6 +756,9 @@ const UNSEEN: &[(&str, &str)] = &[
     ("holds \"A.EXAMPLE\" twice", "two spellings of one host"),
     ("has no usable host and port", "numbers within a text"),
     ("needs trusted_proxies", "another key"),
+    ("needs public_url", "another key"),
+    ("needs dpop.nonce", "another key"),
+    ("is more than 1h", "amounts with units"),
     (
         "TLS for clients needs cert_file and key_file",
         "another key",

@@ -46,6 +46,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
     ("listening", &[], &[]),
+    ("nonce_key", &["config", "token"], &["ring"]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
@@ -155,6 +156,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "jose",
             "keys",
             "listening",
+            "nonce_key",
             "policy",
             "tls",
             "token",
@@ -203,6 +205,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "listener",
             "logging",
             "metrics",
+            "nonce_key",
             "proxy",
             "rotation",
             "tls",
@@ -220,6 +223,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "descriptors",
             "listener",
             "metrics",
+            "nonce_key",
             "proxy",
             "reload",
             "tls",
@@ -423,6 +427,10 @@ fn only_the_named_modules_make_the_proofs() {
     for (proof, home) in [
         ("VerifiedToken {", "token/verifier.rs"),
         ("Permit {", "policy/decision.rs"),
+        ("Identity { token", "identity.rs"),
+        ("BoundIdentity {", "identity.rs"),
+        ("Ok(Proof {", "token/dpop/mod.rs"),
+        ("FreshProof(", "token/dpop/replay.rs"),
     ] {
         let makers: Vec<String> = sources()
             .into_iter()
@@ -444,11 +452,12 @@ fn only_the_named_modules_make_the_proofs() {
 /// The refusal codes in the code are the ones in the README: each with what to do about it.
 #[test]
 fn every_code_stands_in_the_readme() {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 7] = [
         "listener/connection.rs",
         "policy/decision.rs",
         "proxy/access_log.rs",
         "proxy/refusal.rs",
+        "token/dpop/error.rs",
         "token/rejection.rs",
         "upstream/failure.rs",
     ];

@@ -4,6 +4,7 @@
 
 mod auth0;
 mod cors;
+mod dpop;
 mod network;
 mod reader;
 mod rules;
@@ -20,6 +21,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
+pub use dpop::{Dpop, NonceSource};
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
@@ -32,7 +34,7 @@ use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
-use crate::token::TokenSources;
+use crate::token::{PublicOrigin, TokenSources};
 use reader::{Problems, Section};
 use schema::Form;
 use sources::Sources;
@@ -59,6 +61,10 @@ pub struct Config {
     pub auth0: Auth0,
     /// Where else than in `Authorization` a token may stand.
     pub token_sources: TokenSources,
+    /// Scheme and authority that clients use, where they are known.
+    pub public_url: Option<PublicOrigin>,
+    /// Proofs of possession; `None` for `"off"`: tokens that are bound to a key are refused.
+    pub dpop: Option<Dpop>,
     /// What the upstream is told of the caller.
     pub identity: IdentitySettings,
     /// Further request headers that never reach the upstream.
@@ -333,7 +339,18 @@ fn read(
             }
         })
         .ok();
-    let token_sources = token_sources(root.section("token_sources", problems), problems);
+    let has_public_url = root.is_set("public_url");
+    let public_url = dpop::public_url(&mut root, problems);
+    let dpop = dpop::read(
+        root.section("dpop", problems),
+        public_url.as_ref(),
+        has_public_url,
+        problems,
+    );
+    let token_sources = TokenSources {
+        dpop: dpop.is_some(),
+        ..token_sources(root.section("token_sources", problems), problems)
+    };
     let cors = cors::read(root.section("cors", problems), problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
     later_releases(&mut root, problems);
@@ -341,6 +358,7 @@ fn read(
     let mut auth0 = auth0?;
     let identity = identity?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
+    auth0.verifier.bound_tokens = dpop.is_some();
     Some(Config {
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
@@ -350,6 +368,8 @@ fn read(
         logging,
         auth0,
         token_sources,
+        public_url,
+        dpop,
         managed: ManagedNames::new(identity.names().chain(&strip)),
         identity,
         strip,
@@ -670,6 +690,7 @@ fn token_sources(mut section: Section, problems: &mut Problems) -> TokenSources 
     TokenSources {
         query_parameter,
         websocket_protocol,
+        dpop: false,
     }
 }
 
@@ -688,7 +709,5 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
 
 /// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
 fn later_releases(root: &mut Section, problems: &mut Problems) {
-    for key in ["public_url", "resource"] {
-        root.not_supported_yet(key, problems);
-    }
+    root.not_supported_yet("resource", problems);
 }

@@ -263,6 +263,16 @@ impl<'p> Matched<'p> {
         Ok(Permit { caller, shadowed })
     }
 
+    /// What would be decided for a caller with these claims, and what rules in shadow would have refused.
+    /// It permits nothing.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Matched::authorize`].
+    pub fn judge(&self, claims: &Claims) -> Result<Vec<Denial>, Denial> {
+        self.decide(Some(claims))
+    }
+
     /// Decides for a genuine CORS preflight about a request with this method and path. It carries
     /// no token by design (Fetch §4.8), and the request it asks about will be judged by itself, so
     /// only what is denied to everybody is denied here.

@@ -6,7 +6,8 @@ use http::request;
 
 use super::access_log::AccessLog;
 use super::first_sight::Overloaded;
-use super::{Proxy, Refusal, Settings};
+use super::possession::Remembered;
+use super::{Exchange, Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
@@ -18,7 +19,7 @@ impl Proxy {
         &self,
         settings: &Settings,
         head: &request::Parts,
-        log: &mut AccessLog,
+        exchange: &mut Exchange,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
         let bearer = settings.config.token_sources.find(head, is_websocket);
@@ -30,11 +31,15 @@ impl Proxy {
             .verified
             .get(bearer.secret(), generation, UnixTime::now());
         self.shared.metrics.on_token_cache(remembered.is_some());
-        let identity = match remembered {
-            Some(identity) => identity,
-            None => self.verify(settings, bearer, log).await?,
+        let remembered = match remembered {
+            Some(remembered) => remembered,
+            None => self.verify(settings, bearer, &mut exchange.log).await?,
         };
-        log.caller(&identity);
+        let (scheme, possession) = (bearer.scheme(), &mut exchange.possession);
+        let identity = self
+            .identity_of(settings, head, &remembered, scheme, possession)
+            .await?;
+        exchange.log.caller(&identity);
         Ok(Some(identity))
     }
 
@@ -44,7 +49,7 @@ impl Proxy {
         settings: &Settings,
         bearer: BearerToken<'_>,
         log: &mut AccessLog,
-    ) -> Result<Arc<Identity>, Refusal> {
+    ) -> Result<Arc<Remembered>, Refusal> {
         let unverified = settings.verifier.read(bearer).map_err(Refusal::Token)?;
         log.kid(unverified.kid());
         let mut keyring = settings.keys.current();
@@ -61,14 +66,15 @@ impl Proxy {
         }
         let token = verdict.map_err(|error| Refusal::of_token(error, &unverified))?;
         let valid_until = token.valid_until();
-        let identity = Arc::new(settings.config.identity.identify(token));
+        let credential = settings.config.identity.identify(token);
+        let remembered = Arc::new(Remembered::new(credential));
         settings.verified.insert(
             bearer.secret(),
             keyring.generation(),
             valid_until,
-            Arc::clone(&identity),
+            Arc::clone(&remembered),
         );
-        Ok(identity)
+        Ok(remembered)
     }
 
     /// One check, when its turn comes; the time is that of the check.

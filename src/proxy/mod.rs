@@ -5,8 +5,10 @@ mod authenticate;
 mod body;
 mod first_sight;
 mod frames;
+mod possession;
 mod refusal;
 mod respond;
+mod schemes;
 mod settings;
 mod tunnel;
 
@@ -22,8 +24,10 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
+pub(crate) use possession::{Worth, worth};
 pub use refusal::Refusal;
 pub(crate) use respond::{options_answer, refusal_text};
+pub(crate) use schemes::{Presented, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
@@ -37,6 +41,7 @@ use crate::random::Random;
 use crate::upstream::{OnInterim, RequestBody};
 use access_log::AccessLog;
 use first_sight::FirstSight;
+use possession::Possession;
 use settings::CurrentUpstream;
 
 /// One worker's proxy.
@@ -45,6 +50,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     upstream: CurrentUpstream,
     first_sight: FirstSight,
+    proofs: FirstSight,
     random: Mutex<Random>,
 }
 
@@ -53,6 +59,7 @@ struct Exchange {
     settings: Arc<Settings>,
     origin: Origin,
     request_id: HeaderValue,
+    possession: Possession,
     log: AccessLog,
 }
 
@@ -64,6 +71,7 @@ impl Proxy {
             shared,
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::new(),
+            proofs: FirstSight::new(),
             random: Mutex::new(Random::new()),
         }
     }
@@ -75,17 +83,20 @@ impl Proxy {
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
+            possession: Possession::default(),
             log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
             request_id,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
+        let presented = Presented::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
         let answer = self.handle(request, &client, &mut exchange).await;
         let Exchange {
             settings,
             origin,
             request_id,
+            possession,
             mut log,
         } = exchange;
         let mut response = match answer {
@@ -96,6 +107,9 @@ impl Proxy {
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
+                if response.status().is_success() {
+                    possession.renew_nonce(response.headers_mut());
+                }
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
                 let expiry = log.expiry(settings.expiry_grace());
@@ -109,7 +123,8 @@ impl Proxy {
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
                 let realm = &settings.config.auth0.name;
-                respond::refuse(&refusal, is_grpc, realm, &request_id, &origin, log)
+                let schemes = Schemes::new(&settings.config, presented);
+                respond::refuse(&refusal, is_grpc, realm, schemes, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -139,6 +154,7 @@ impl Proxy {
             origin,
             request_id,
             log,
+            ..
         } = exchange;
         for denial in permit.shadowed() {
             log.shadowed(denial.code());
@@ -193,7 +209,7 @@ impl Proxy {
             if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
-            let permit = self.permit(&settings, head, body, &mut exchange.log).await;
+            let permit = self.permit(&settings, head, body, exchange).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
                 Ok(None) => {}
@@ -224,13 +240,13 @@ impl Proxy {
         settings: &Settings,
         head: &request::Parts,
         body: &Incoming,
-        log: &mut AccessLog,
+        exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
         let policy = &settings.config.policy;
         let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, body) {
             let matched = policy.matched(method, path).map_err(Refusal::Path)?;
-            log.matched(matched.route());
+            exchange.log.matched(matched.route());
             // The asking itself may be denied too, by a route that names OPTIONS.
             let asking = policy.matched("OPTIONS", path).map_err(Refusal::Path)?;
             let decide = || {
@@ -243,8 +259,8 @@ impl Proxy {
         let matched = policy
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
-        log.matched(matched.route());
-        let caller = self.authenticate(settings, head, log).await;
+        exchange.log.matched(matched.route());
+        let caller = self.authenticate(settings, head, exchange).await;
         let caller = match caller {
             Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
             Err(refusal) => {
@@ -350,8 +366,10 @@ impl Handler for Arc<Proxy> {
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
         let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
-        let realm = &self.shared.current().config.auth0.name;
-        respond::refuse_unreadable(why, realm, &request_id, log)
+        let settings = self.shared.current();
+        let realm = &settings.config.auth0.name;
+        let schemes = Schemes::new(&settings.config, Presented::Nothing);
+        respond::refuse_unreadable(why, realm, schemes, &request_id, log)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::{Denial, PathError};
-use crate::token::{AuthorizationError, Rejection, Unverified, VerifyError};
+use crate::token::{AuthorizationError, ProofError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
 
 /// Why a request is not answered by the upstream. `Display` is for the log.
@@ -27,10 +27,19 @@ pub enum Refusal {
     Loop,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
-    /// Too many new tokens are waiting for their signature check.
+    /// Too many tokens or proofs are waiting for their signature check.
     Overloaded,
     /// The path is malformed or ambiguous.
     Path(PathError),
+    /// The token is bound to a key, and its proof is refused.
+    Proof {
+        /// Why.
+        error: ProofError,
+        /// The nonce that the next proof must have, where that is what this one lacks.
+        nonce: Option<String>,
+    },
+    /// A proof holds, and cannot be remembered as used.
+    ReplayCacheFull,
     /// The token is refused.
     Token(Rejection),
     /// More header fields than `limits.headers`.
@@ -77,9 +86,10 @@ impl Refusal {
             Self::KeysUnavailable => "keys_unavailable",
             Self::Loop => "loop_detected",
             Self::OriginDenied => "origin_denied",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded | Self::ReplayCacheFull => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
+            Self::Proof { error, .. } => error.code(),
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
             Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
@@ -114,8 +124,11 @@ impl Refusal {
             | Self::Head(HeadError::Method)
             | Self::HostNotServed
             | Self::OriginDenied
+            | Self::Proof { .. }
             | Self::Token(_) => "http_request_denied",
-            Self::KeysUnavailable | Self::Overloaded => "proxy_internal_error",
+            Self::KeysUnavailable | Self::Overloaded | Self::ReplayCacheFull => {
+                "proxy_internal_error"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
         }
@@ -161,9 +174,13 @@ impl fmt::Display for Refusal {
             }
             Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
             Self::Overloaded => {
-                f.write_str("too many new tokens are waiting for their signature check")
+                f.write_str("too many tokens or proofs are waiting for their signature check")
             }
             Self::Path(error) => error.fmt(f),
+            Self::Proof { error, .. } => error.fmt(f),
+            Self::ReplayCacheFull => {
+                f.write_str("dpop.replay_cache is full of proofs that could be used again")
+            }
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
             Self::Unreadable(why) => why.fmt(f),

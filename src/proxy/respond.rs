@@ -9,11 +9,14 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
+use super::possession::DPOP_NONCE;
+use super::schemes::{Offer, Schemes};
 use super::{Body, Refusal};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::Denial;
+use crate::token::ProofError;
 use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
 /// When a client that met missing keys should come back: soon, since asking costs next to nothing.
@@ -48,6 +51,12 @@ enum Challenge {
     InvalidRequest(&'static str),
     /// `error="invalid_token"`.
     InvalidToken(&'static str),
+    /// `error="invalid_dpop_proof"`.
+    InvalidProof(&'static str),
+    /// `error="use_dpop_nonce"`.
+    UseNonce(&'static str),
+    /// `error="invalid_token"`, of a token whose proof is by another key.
+    WrongKey(&'static str),
     /// `error="insufficient_scope"`, with every scope that is needed.
     InsufficientScope(String),
 }
@@ -98,8 +107,9 @@ fn answer(refusal: &Refusal) -> Answer {
         },
         Refusal::Loop => Answer::plain(StatusCode::LOOP_DETECTED, "Loop detected"),
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::Overloaded => overloaded(),
+        Refusal::Overloaded | Refusal::ReplayCacheFull => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
+        Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
         Refusal::Token(rejection) => Answer {
             challenge: Challenge::InvalidToken(rejection.description()),
             ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
@@ -153,6 +163,21 @@ fn failed(failure: &Failure) -> Answer {
         },
         Failure::Upgrade => upgrade_not_served(),
         Failure::UploadStalled(_) => request_timeout(),
+    }
+}
+
+/// RFC 9449 §7.1 and §9. Its figure 16 has a key that does not match under `invalid_token`: it is the token
+/// that is not good in these hands.
+fn proof_refused(error: &ProofError, nonce: Option<&String>) -> Answer {
+    let description = error.description();
+    Answer {
+        challenge: match error {
+            ProofError::Nonce => Challenge::UseNonce(description),
+            ProofError::WrongKey => Challenge::WrongKey(description),
+            _ => Challenge::InvalidProof(description),
+        },
+        header: nonce.map(|nonce| (DPOP_NONCE, nonce.clone())),
+        ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
     }
 }
 
@@ -242,12 +267,13 @@ pub(super) fn refuse(
     refusal: &Refusal,
     is_grpc: bool,
     realm: &str,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     log.refused(refusal);
-    let response = refusal_text(refusal, is_grpc, realm, request_id, origin);
+    let response = refusal_text(refusal, is_grpc, realm, schemes, request_id, origin);
     // Who has left gets nothing.
     if !refusal.is_by_leaving() {
         log.status(response.status());
@@ -259,12 +285,13 @@ pub(super) fn refuse(
 pub(super) fn refuse_unreadable(
     why: Unreadable,
     realm: &str,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     mut log: AccessLog,
 ) -> Vec<u8> {
     let refusal = Refusal::Unreadable(why);
     log.refused(&refusal);
-    let response = refusal_text(&refusal, false, realm, request_id, &Origin::None);
+    let response = refusal_text(&refusal, false, realm, schemes, request_id, &Origin::None);
     log.status(response.status());
     let mut bytes = http1_head(response.status(), response.headers());
     let body = response.body();
@@ -296,6 +323,7 @@ pub(crate) fn refusal_text(
     refusal: &Refusal,
     is_grpc: bool,
     realm: &str,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
 ) -> Response<String> {
@@ -322,11 +350,11 @@ pub(crate) fn refusal_text(
     headers.insert(X_REQUEST_ID, request_id.clone());
     let status = format!("authgate; error={}", refusal.error_type());
     set_text(headers, PROXY_STATUS, Some(status));
-    set_text(
-        headers,
-        WWW_AUTHENTICATE,
-        challenge(&answer.challenge, realm),
-    );
+    for text in challenges(&answer.challenge, realm, schemes) {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.append(WWW_AUTHENTICATE, value);
+        }
+    }
     if let Some((name, value)) = answer.header {
         set_text(headers, name, Some(value));
     }
@@ -362,10 +390,32 @@ fn no_content(request_id: &HeaderValue) -> Response<()> {
     response
 }
 
+/// One challenge for each scheme that is offered. RFC 9110 §11.6.1: on one line they might be misread.
+fn challenges(challenge: &Challenge, realm: &str, schemes: Schemes<'_>) -> Vec<String> {
+    let is_about_proof = matches!(
+        challenge,
+        Challenge::InvalidProof(_) | Challenge::UseNonce(_) | Challenge::WrongKey(_)
+    );
+    let offers = schemes.offers(is_about_proof);
+    offers
+        .iter()
+        .filter_map(|offer| {
+            if offer.tells_error || matches!(challenge, Challenge::None) {
+                text_of(challenge, realm, offer)
+            } else {
+                text_of(&Challenge::NoError, realm, offer)
+            }
+        })
+        .collect()
+}
+
 /// `Bearer realm="…"` and what else there is to say. No value holds a quote or a backslash
 /// (RFC 6750 §3): descriptions are fixed, realm and scopes are cleaned here.
-fn challenge(challenge: &Challenge, realm: &str) -> Option<String> {
-    let mut text = format!("Bearer realm=\"{}\"", quotable(realm));
+fn text_of(challenge: &Challenge, realm: &str, offer: &Offer) -> Option<String> {
+    let mut text = format!("{} realm=\"{}\"", offer.name, quotable(realm));
+    if let Some(algorithms) = &offer.algorithms {
+        _ = write!(text, ", algs=\"{algorithms}\"");
+    }
     let mut error = |code: &str, description: &str| {
         _ = write!(
             text,
@@ -376,7 +426,11 @@ fn challenge(challenge: &Challenge, realm: &str) -> Option<String> {
         Challenge::None => return None,
         Challenge::NoError => {}
         Challenge::InvalidRequest(description) => error("invalid_request", description),
-        Challenge::InvalidToken(description) => error("invalid_token", description),
+        Challenge::InvalidToken(description) | Challenge::WrongKey(description) => {
+            error("invalid_token", description);
+        }
+        Challenge::InvalidProof(description) => error("invalid_dpop_proof", description),
+        Challenge::UseNonce(description) => error("use_dpop_nonce", description),
         Challenge::InsufficientScope(scopes) => {
             error(
                 "insufficient_scope",

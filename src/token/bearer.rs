@@ -1,4 +1,4 @@
-//! The bearer token in a request's `Authorization` header (RFC 6750 §2.1).
+//! The access token in a request's `Authorization` header (RFC 6750 §2.1, RFC 9449 §7.1).
 
 use std::fmt;
 
@@ -8,7 +8,19 @@ use http::header::{AUTHORIZATION, HeaderMap};
 ///
 /// `Debug` shows its length only, so that it cannot slip into a log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct BearerToken<'h>(&'h str);
+pub struct BearerToken<'h> {
+    text: &'h str,
+    scheme: Scheme,
+}
+
+/// How a token is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// For whoever holds it.
+    Bearer,
+    /// Together with a proof of the key that it is bound to.
+    Dpop,
+}
 
 /// Why an `Authorization` header cannot be read. All of these are the client's mistake (400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +28,7 @@ pub enum AuthorizationError {
     /// Two or more `Authorization` lines (the field is a singleton, RFC 9110 §11.6.2), or tokens in
     /// two places.
     Repeated,
-    /// The scheme is `Bearer`, or a token stands elsewhere, and what follows is not one token.
+    /// The scheme is known, or a token stands elsewhere, and what follows is not one token.
     NotOneToken,
     /// Bytes that no header of this kind has.
     NotVisibleAscii,
@@ -34,6 +46,20 @@ impl fmt::Display for AuthorizationError {
 
 impl std::error::Error for AuthorizationError {}
 
+impl Scheme {
+    /// The scheme of this name; RFC 9110 §11.1: names are case-insensitive.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case("bearer") {
+            Some(Self::Bearer)
+        } else if name.eq_ignore_ascii_case("dpop") {
+            Some(Self::Dpop)
+        } else {
+            None
+        }
+    }
+}
+
 /// Finds the bearer token of a request; `None` when there is no `Authorization` header or it uses
 /// another scheme, which counts as no token.
 ///
@@ -41,6 +67,18 @@ impl std::error::Error for AuthorizationError {}
 ///
 /// [`AuthorizationError`] when the header is there and is not exactly one well-formed credential.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
+    access_token(headers, false)
+}
+
+/// The same, where tokens may come with a proof too.
+///
+/// # Errors
+///
+/// The same.
+pub(super) fn access_token(
+    headers: &HeaderMap,
+    allow_dpop: bool,
+) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let Some(line) = lines.next() else {
         return Ok(None);
@@ -56,11 +94,11 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, Auth
         return Err(AuthorizationError::NotVisibleAscii);
     }
     let (scheme, rest) = line.split_once(' ').unwrap_or((line, ""));
-    // RFC 9110 §11.1: scheme names are case-insensitive.
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Ok(None);
+    match Scheme::from_name(scheme) {
+        None => Ok(None),
+        Some(Scheme::Dpop) if !allow_dpop => Ok(None),
+        Some(scheme) => BearerToken::parse(rest.trim_start_matches(' '), scheme).map(Some),
     }
-    BearerToken::parse(rest.trim_start_matches(' ')).map(Some)
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -75,9 +113,9 @@ fn is_b64token(text: &str) -> bool {
 
 impl<'h> BearerToken<'h> {
     /// Takes a text for a token if it has the form of one.
-    pub(super) fn parse(text: &'h str) -> Result<Self, AuthorizationError> {
+    pub(super) fn parse(text: &'h str, scheme: Scheme) -> Result<Self, AuthorizationError> {
         if is_b64token(text) {
-            Ok(Self(text))
+            Ok(Self { text, scheme })
         } else {
             Err(AuthorizationError::NotOneToken)
         }
@@ -86,19 +124,25 @@ impl<'h> BearerToken<'h> {
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {
-        self.0
+        self.text
+    }
+
+    /// How it is presented.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
     }
 }
 
 impl fmt::Debug for BearerToken<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.0.len())
+        write!(f, "BearerToken({} bytes)", self.text.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AuthorizationError, bearer_token};
+    use super::{AuthorizationError, Scheme, access_token, bearer_token};
     use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
     fn headers(lines: &[&[u8]]) -> HeaderMap {
@@ -167,6 +211,30 @@ mod tests {
             (&[b"", b"Bearer a"], Repeated),
         ] {
             assert_eq!(bearer_token(&headers(lines)), Err(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_of_proofs_counts_where_it_is_allowed() {
+        for (line, allow_dpop, expected) in [
+            ("DPoP abc", true, Ok(Some(Scheme::Dpop))),
+            ("dpop abc", true, Ok(Some(Scheme::Dpop))),
+            ("DPOP   abc", true, Ok(Some(Scheme::Dpop))),
+            ("Bearer abc", true, Ok(Some(Scheme::Bearer))),
+            ("DPoP abc", false, Ok(None)),
+            ("DPoPabc", true, Ok(None)),
+            ("DPoP", true, Err(AuthorizationError::NotOneToken)),
+            ("DPoP a b", true, Err(AuthorizationError::NotOneToken)),
+            (
+                "DPoP a, Bearer b",
+                true,
+                Err(AuthorizationError::NotOneToken),
+            ),
+        ] {
+            let headers = headers(&[line.as_bytes()]);
+            let found = access_token(&headers, allow_dpop);
+            let found = found.map(|token| token.map(super::BearerToken::scheme));
+            assert_eq!(found, expected, "{line}");
         }
     }
 
