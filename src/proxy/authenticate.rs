@@ -35,12 +35,10 @@ impl Proxy {
             Some(remembered) => remembered,
             None => self.verify(settings, bearer, &mut exchange.log).await?,
         };
+        exchange.log.caller(&remembered);
         let (scheme, possession) = (bearer.scheme(), &mut exchange.possession);
-        let identity = self
-            .identity_of(settings, head, &remembered, scheme, possession)
-            .await?;
-        exchange.log.caller(&identity);
-        Ok(Some(identity))
+        let identity = self.identity_of(settings, head, &remembered, scheme, possession);
+        Ok(Some(identity.await?))
     }
 
     /// A token that is not remembered is verified, and remembered.

@@ -6,6 +6,9 @@
 //! that neither stands before the other. One token's proofs get only a part of that queue, so that the flood
 //! of one does not stand before the proofs of others. And all of it comes after the token's own
 //! verification: without a good token nobody gets here.
+//!
+//! A request that is sent to the upstream once more, on another connection, repeats no proof (RFC 9449 §7.3):
+//! the header ends here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -500,6 +500,7 @@ async fn a_proof_with_one_thing_wrong_is_refused_every_time() {
         .event("a replay", |event| event["code"] == "dpop_proof_replayed")
         .await;
     assert_eq!(line["status"], 401);
+    assert_eq!(line["sub"], "auth0|alice", "whose token it was");
     assert!(
         line["detail"]
             .as_str()
