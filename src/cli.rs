@@ -269,11 +269,15 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
 
 fn check_online(config: &Config) -> ExitCode {
     wait_for(async {
-        let (fine, wrong) = check::online(config).await;
+        let found = check::online(config).await;
         print("");
-        for line in fine {
+        for line in found.fine {
             print(&line);
         }
+        for line in found.doubtful {
+            print_error(&format!("warning: {line}"));
+        }
+        let wrong = found.wrong;
         for line in &wrong {
             print_error(&format!("unreachable: {line}"));
         }

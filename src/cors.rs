@@ -160,6 +160,21 @@ impl Origin {
     }
 }
 
+/// Sets the headers of the answer to an OPTIONS for what any page may read.
+pub fn mark_public_preflight(headers: &mut HeaderMap, request: &HeaderMap, methods: &'static str) {
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (ACCESS_CONTROL_ALLOW_METHODS, methods),
+        // The longest that Chromium keeps one.
+        (ACCESS_CONTROL_MAX_AGE, "7200"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Ok(names) = HeaderValue::try_from(allowed_headers(request)) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+}
+
 fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`listener`] | a client's connection: accepted, bounded, served, drained |
 //! | [`proxy`] | the straight path of one request, and the one exit for refusals |
+//! | [`resource`] | protected resources: what is published of each, and from where requests may come |
 //! | [`cors`] | which pages on other origins may ask and read |
 //! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
 //! | [`token`] | the `Authorization` header becomes a [`token::VerifiedToken`] or a [`token::Rejection`] |
@@ -29,11 +30,12 @@
 //!
 //! # Invariants
 //!
-//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `cors`, `authorized` and
-//!   `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//! - **The core is pure.** `jose`, `token`, `policy`, `claims`, `identity`, `headers`, `cors`, `resource`, `authorized`
+//!   and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
 //! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes an
 //!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
-//!   a caller that only [`token`] can prove. The headers are rewritten in the same step.
+//!   a caller that only [`token`] can prove and whose token is for the resource that is asked for. The headers are
+//!   rewritten in the same step.
 //! - **A bound token alone is worth nothing.** [`identity`] releases what it stands for to a
 //!   [`token::FreshProof`], which only a proof that was verified and not used before becomes.
 //! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
@@ -98,6 +100,7 @@ pub mod policy;
 pub mod proxy;
 pub mod random;
 pub mod reload;
+pub mod resource;
 pub mod rotation;
 pub mod tls;
 pub mod token;

@@ -3,19 +3,19 @@
 use std::io::IsTerminal as _;
 
 use tracing::Level;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogFormat, Logging, Problem};
 
 /// Installs the log. A second call in one process leaves the first in place.
 pub fn install(logging: &Logging) {
-    let filter: EnvFilter = logging
+    let filter: Targets = logging
         .filter
         .parse()
-        .unwrap_or_else(|_| EnvFilter::new("info"));
+        .unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     // HTTP libraries write whole header blocks at trace level, tokens included: of other crates
     // only warnings are ever shown, whatever the filter says.
     let secrecy = filter_fn(|metadata| {

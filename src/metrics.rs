@@ -39,6 +39,9 @@ pub struct Metrics {
     streams_expired: Family<StreamLabels, Counter>,
     shadow_refusals: Family<ShadowLabels, Counter>,
     token_cache: Family<CacheLabels, Counter>,
+    /// Of the same family, at hand: every request counts there.
+    token_cache_hits: Counter,
+    token_cache_misses: Counter,
     key_fetches: Family<FetchLabels, Counter>,
     keys_fetched: Family<IssuerLabels, Gauge>,
     generation: Gauge,
@@ -203,6 +206,8 @@ impl Metrics {
             streams_expired: Family::default(),
             shadow_refusals: Family::default(),
             token_cache: Family::default(),
+            token_cache_hits: Counter::default(),
+            token_cache_misses: Counter::default(),
             key_fetches: Family::default(),
             keys_fetched: Family::default(),
             generation: Gauge::default(),
@@ -211,6 +216,12 @@ impl Metrics {
             connection_limit: Gauge::default(),
             tasks: Gauge::default(),
         };
+        let looked_up = |result| {
+            let labels = CacheLabels { result };
+            metrics.token_cache.get_or_create_owned(&labels)
+        };
+        metrics.token_cache_hits = looked_up("hit");
+        metrics.token_cache_misses = looked_up("miss");
         metrics.register();
         metrics.begin_at_zero();
         metrics
@@ -221,9 +232,6 @@ impl Metrics {
     fn begin_at_zero(&self) {
         for result in RESULTS {
             _ = self.reloads.get_or_create(&ReloadLabels { result });
-        }
-        for result in ["hit", "miss"] {
-            _ = self.token_cache.get_or_create(&CacheLabels { result });
         }
         for kind in [
             StreamKind::EventStream,
@@ -367,10 +375,11 @@ impl Metrics {
 
     /// A verified token was looked up.
     pub fn on_token_cache(&self, hit: bool) {
-        let result = if hit { "hit" } else { "miss" };
-        self.token_cache
-            .get_or_create(&CacheLabels { result })
-            .inc();
+        if hit {
+            self.token_cache_hits.inc();
+        } else {
+            self.token_cache_misses.inc();
+        }
     }
 
     /// An issuer's keys will be fetched.

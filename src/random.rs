@@ -25,6 +25,16 @@ impl Random {
         self.key.hash_one(self.count)
     }
 
+    /// The next 64 bits as hexadecimal digits.
+    pub fn digits(&mut self) -> [u8; 16] {
+        digits(self.bits())
+    }
+
+    /// The same, without the number zero.
+    pub fn nonzero_digits(&mut self) -> [u8; 16] {
+        digits(self.bits() | 1)
+    }
+
     /// The next number from 0 to 1.
     pub fn unit(&mut self) -> f64 {
         let top = u32::try_from(self.bits() >> 32).unwrap_or(u32::MAX);
@@ -32,8 +42,37 @@ impl Random {
     }
 }
 
+fn digits(bits: u64) -> [u8; 16] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut rest = bits;
+    [(); 16].map(|()| {
+        rest = rest.rotate_left(4);
+        let place = usize::try_from(rest & 15).unwrap_or_default();
+        DIGITS.get(place).copied().unwrap_or(b'0')
+    })
+}
+
 impl Default for Random {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Random, digits};
+
+    #[test]
+    fn digits_are_the_number() {
+        for number in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX, u64::MAX << 4] {
+            assert_eq!(digits(number), format!("{number:016x}").as_bytes());
+        }
+    }
+
+    #[test]
+    fn numbers_differ() {
+        let mut random = Random::new();
+        assert_ne!(random.digits(), random.digits());
+        assert_ne!(Random::new().bits(), Random::new().bits());
     }
 }

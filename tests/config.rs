@@ -21,9 +21,6 @@ use toml::{Table, Value};
 const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
-/// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 1] = ["resource"];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
@@ -104,7 +101,9 @@ fn every_shipped_file_loads() {
     assert_eq!(
         names,
         [
+            "a2a",
             "machine-to-machine",
+            "mcp",
             "minimal",
             "organizations",
             "public-routes",
@@ -244,6 +243,9 @@ fn the_reference_is_complete() {
         [[route]]
         path = "/a"
         unknown = 1
+        [[resource]]
+        url = "https://a.example/mcp"
+        unknown = 1
         "#;
     let found = errors(load(&complete(probe)));
     let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -269,6 +271,7 @@ fn the_reference_is_complete() {
             "limits",
             "require",
             "require.claims[0]",
+            "resource[0]",
             "route[0]",
             "streams",
             "timeouts",
@@ -298,24 +301,6 @@ fn the_reference_is_complete() {
             shown, keys,
             "[{section}] in the reference, and in the program"
         );
-    }
-}
-
-#[test]
-fn keys_of_later_releases_are_refused_and_named_in_the_reference() {
-    let reference = reference();
-    for key in LATER {
-        let found = errors(load(&complete(&format!("{key} = {{}}"))));
-        assert_eq!(
-            joined(&found),
-            format!("  {key}: is not supported yet; remove it\n")
-        );
-        let comment = reference
-            .lines()
-            .filter_map(|line| line.strip_prefix("#   "))
-            .find(|line| line.trim_start_matches('[').starts_with(key))
-            .unwrap_or_else(|| panic!("{key} is not in the reference"));
-        assert!(comment.contains("not supported yet"), "{comment}");
     }
 }
 
@@ -428,7 +413,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = 0", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = 257", "workers", "write \"auto\" or a number from 1 to 256"),
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
-    ("log = \"info,=\"", "log", "is not a log filter"),
+    ("log = \"info,authgate=loud\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
     ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
     ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),
@@ -624,6 +609,54 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("[[route]]\npath = \"/a\"\naccess = \"deny\"\nrequire = { scopes = [\"a\"] }", "route[0].require", "remove one of them"),
     ("[[route]]\npath = \"/a\"\n[[route]]\npath = \"/b\"\n[[route]]\npath = \"/a\"", "route[2]", "route[0] has the same path and takes the remaining methods already"),
     ("[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"\nmethods = [\"PUT\", \"GET\"]", "route[1]", "route[0] has the same path and takes GET already"),
+
+    // Resources.
+    ("resource = \"https://a.example/mcp\"", "resource", "is a string; write [[resource]]"),
+    ("[[resource]]", "resource[0].url", "is missing: a resource is known by its URL"),
+    ("[[resource]]\nurl = \" \"", "resource[0].url", "such as \"https://api.example.com/mcp\""),
+    ("[[resource]]\nurl = 7", "resource[0].url", "is a number, not a string"),
+    ("[[resource]]\nuri = \"https://a.example/mcp\"\nurl = \"https://a.example/mcp\"", "resource[0].uri", "known here: url, audience, scopes, name, documentation"),
+    ("[[resource]]\nurl = \"a.example/mcp\"", "resource[0].url", "has no scheme; write the URL as clients use it"),
+    ("[[resource]]\nurl = \"/mcp\"", "resource[0].url", "has no scheme"),
+    ("[[resource]]\nurl = \"http://a.example/mcp\"", "resource[0].url", "begins with http://, which is for loopback hosts only"),
+    ("[[resource]]\nurl = \"http://127.0.0.1.example/mcp\"", "resource[0].url", "begins with http://"),
+    ("[[resource]]\nurl = \"ftp://a.example/mcp\"", "resource[0].url", "is not an https:// URL"),
+    ("[[resource]]\nurl = \"https://a.example/mcp?a=b\"", "resource[0].url", "holds a query: remove everything from \"?\" on"),
+    ("[[resource]]\nurl = \"https://a.example?a=b\"", "resource[0].url", "holds a query"),
+    ("[[resource]]\nurl = \"https://a.example/mcp#a\"", "resource[0].url", "holds a fragment: remove everything from \"#\" on"),
+    ("[[resource]]\nurl = \"https://me@a.example/mcp\"", "resource[0].url", "holds user information: write \"a.example\" for the host"),
+    ("[[resource]]\nurl = \"https://me:x@a.example/mcp\"", "resource[0].url", "holds user information"),
+    ("[[resource]]\nurl = \"https://A.example/Mcp\"", "resource[0].url", "has capitals where clients write small letters: write \"https://a.example/Mcp\""),
+    ("[[resource]]\nurl = \"HTTPS://a.example/mcp\"", "resource[0].url", "write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"https://a.example:443/mcp\"", "resource[0].url", "names the default port, which clients leave out: write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"http://localhost:80/\"", "resource[0].url", "write \"http://localhost/\""),
+    ("[[resource]]\nurl = \"https://a.example:0/mcp\"", "resource[0].url", "has no host name with an optional port"),
+    ("[[resource]]\nurl = \"https://a_b.example/mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https:///mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://*.example/mcp\"", "resource[0].url", "has no host name"),
+    ("[[resource]]\nurl = \"https://a.example/m%63p\"", "resource[0].url", "has percent-encoding in its path"),
+    ("[[resource]]\nurl = \"https://a.example/a/../mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example//mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/mcp//\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/./mcp\"", "resource[0].url", "segment can never match"),
+    ("[[resource]]\nurl = \"https://a.example/mcp;a\"", "resource[0].url", "has ';' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/*\"", "resource[0].url", "has '*' in its path"),
+    ("[[resource]]\nurl = 'https://a.example/\"'", "resource[0].url", "has '\"' in its path"),
+    ("[[resource]]\nurl = 'https://a.example/m\\cp'", "resource[0].url", "has '\\\\' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/caf\u{e9}\"", "resource[0].url", "has '\u{e9}' in its path"),
+    ("[[resource]]\nurl = \"https://a.example/.well-known/oauth-protected-resource\"", "resource[0].url", "lies where the metadata of resources is"),
+    ("[[resource]]\nurl = \"https://a.example/.Well-Known/OAuth-protected-resource/mcp\"", "resource[0].url", "lies where the metadata of resources is"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://b.example/mcp\"", "resource[1].url", "has the same path as resource[0].url"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://a.example/MCP\"", "resource[1].url", "give each a path of its own"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [\"\"]", "resource[0].audience", "is empty or has spaces around it"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [1]", "resource[0].audience[0]", "is a number, not a string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = [\"read:a write:a\"]", "resource[0].scopes", "is not a scope: write one scope per string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = ['a\"b']", "resource[0].scopes", "without quotation marks and backslashes"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = [\"\"]", "resource[0].scopes", "is not a scope"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\nname = [\"a\"]", "resource[0].name", "is an array, not a string"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\ndocumentation = \"docs\"", "resource[0].documentation", "is not a URL: write that of a page for people"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\ndocumentation = \"javascript:alert(1)\"", "resource[0].documentation", "is not a URL"),
 ];
 
 #[test]
@@ -657,6 +690,10 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("identity.headers.x-roles = \"roles\"", "identity.headers.\"x-roles\"", "Auth0 silently drops a claim named \"roles\""),
     ("public_url = \"http://api.example.com\"", "public_url", "is not https://, and it is the URL that clients use"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
+    ("[[resource]]\nurl = \"https://a.example/mcp/\"", "resource[0].url", "unless clients use it so, write \"https://a.example/mcp\""),
+    ("[[resource]]\nurl = \"https://a.example\"", "resource[0].url", "clients make \"https://a.example/\" of it"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\naudience = \"urn:other\"", "resource[0].url", "is no audience that is accepted here"),
+    ("[[resource]]\nurl = \"https://a.example/mcp\"\n[[route]]\npath = \"/.well-known/oauth-protected-resource/**\"\naccess = \"public\"", "route[0].path", "is never asked"),
 ];
 
 #[test]
@@ -732,6 +769,16 @@ const UNUSUAL: &[&str] = &[
     "[[route]]\npath = \"/a\"\n[[route]]\npath = \"/a/\"\n[[route]]\npath = \"/A\"",
     "[[route]]\npath = \"/a\"\nmethods = \"GET\"\n[[route]]\npath = \"/a\"",
     "[[route]]\npath = \"/message:send\"\nmethods = [\"QUERY\"]",
+    "[[resource]]\nurl = \"https://a.example/\"",
+    "[[resource]]\nurl = \" https://a.example:8443/a/b-c_d~e.f/:g@h \"",
+    "[[resource]]\nurl = \"http://localhost:3001/mcp\"",
+    "[[resource]]\nurl = \"http://127.0.0.1:8080/\"",
+    "[[resource]]\nurl = \"http://[::1]/Mcp\"",
+    "[[resource]]\nurl = \"https://a.example/\"\n[[resource]]\nurl = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://b.example/mcp/admin\"",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\naudience = [\"https://a.example/mcp\", \"urn:mcp\"]\nscopes = [\"profile\"]",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\naudience = []\nscopes = []\nname = \"\"\ndocumentation = \"\"",
+    "[[resource]]\nurl = \"https://a.example/mcp\"\nscopes = \"offline_access\"\nname = \"Caf\u{e9} \\\"tools\\\"\"",
+    "auth0.audience = \"https://a.example/mcp\"\n[[resource]]\nurl = \"https://a.example/mcp\"\naudience = \"urn:mcp\"",
 ];
 
 #[test]
@@ -809,6 +856,16 @@ const UNSEEN: &[(&str, &str)] = &[
     ("names \"GET\" twice", "what else is in the list"),
     ("makes no sense beside access", "another key"),
     ("has the same path", "another route"),
+    (
+        "has capitals where clients write small letters",
+        "host names",
+    ),
+    ("names the default port", "which port is the default"),
+    ("has no host name with", "host names"),
+    ("in its path: choose", "paths"),
+    ("lies where the metadata of resources is", "paths"),
+    ("is empty or has spaces around it", "identifiers of Auth0's"),
+    ("is not a scope", "an empty list is right here"),
 ];
 
 fn validator() -> jsonschema::Validator {

@@ -4,7 +4,6 @@
 //! An input is a byte of flags, the request line and the fields as lines, and after an empty line the
 //! subject, which may hold anything.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use authgate::headers::{
@@ -114,8 +113,8 @@ pub fn run(data: &[u8]) {
     let managed = ManagedNames::new(names.iter().chain(&strip));
     let pseudonym = Pseudonym::new(7);
     let id = HeaderValue::from_static(REQUEST_ID);
-    let peer: Option<IpAddr> =
-        (flags & HAS_PEER != 0).then(|| IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0x0a00, 9]));
+    let peer = HeaderValue::from_static("10.0.0.9");
+    let peer = (flags & HAS_PEER != 0).then_some(&peer);
     let outbound = |peer_is_trusted: bool| Outbound {
         identity: caller.as_deref(),
         forward_authorization: flags & FORWARDS_AUTHORIZATION != 0,

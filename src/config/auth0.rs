@@ -22,7 +22,9 @@ pub struct Auth0 {
     pub name: String,
     /// Every accepted issuer.
     pub tenants: Vec<Tenant>,
-    /// How tokens are verified.
+    /// Whom a token may be for, whatever resource is asked for.
+    pub audiences: Vec<String>,
+    /// How tokens are verified. Its audiences are those of resources too.
     pub verifier: VerifierSettings,
     /// How keys are fetched.
     pub keys: KeySettings,
@@ -86,7 +88,7 @@ pub(super) fn read(
         problems,
     );
     report_missing(&domains, &audiences, problems);
-    let audiences = audiences
+    let audiences: Vec<String> = audiences
         .into_iter()
         .map(|audience| check_audience(audience, problems))
         .collect();
@@ -103,7 +105,7 @@ pub(super) fn read(
     let domains = unique;
     let verifier = VerifierSettings {
         algorithms: algorithms(&mut section, problems),
-        audiences,
+        audiences: audiences.clone(),
         clock_tolerance: clock_tolerance(&mut section, problems),
         max_token_age: max_token_age(&mut section, problems),
         typ: section
@@ -146,6 +148,7 @@ pub(super) fn read(
     let auth0 = (!tenants.is_empty()).then(|| Auth0 {
         name,
         tenants,
+        audiences,
         verifier,
         keys,
         claim_names: claim_names.clone(),
@@ -287,7 +290,7 @@ fn parse_domain(domain: &Sourced, problems: &mut Problems) -> Option<String> {
     Some(host.to_owned())
 }
 
-fn is_host_and_port(text: &str) -> bool {
+pub(super) fn is_host_and_port(text: &str) -> bool {
     let Ok(authority) = text.parse::<http::uri::Authority>() else {
         return false;
     };

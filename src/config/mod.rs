@@ -7,6 +7,7 @@ mod cors;
 mod dpop;
 mod network;
 mod reader;
+mod resources;
 mod rules;
 mod schema;
 mod sources;
@@ -33,7 +34,8 @@ use crate::claims::ClaimPath;
 use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
-use crate::policy::{DuplicateRoute, Policy, Requirement, Route};
+use crate::policy::{Area, Areas, DuplicateRoute, Policy, Requirement, Route};
+use crate::resource::{ProofSupport, ResourceSettings, Resources};
 use crate::token::{PublicOrigin, TokenSources};
 use reader::{Problems, Section};
 use schema::Form;
@@ -77,6 +79,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[require]` as configured.
     pub require: Requirement,
+    /// Protected resources.
+    pub resources: Resources,
     /// Whether requests that no route matches are denied.
     pub deny_unmatched: bool,
     /// Peers whose `X-Forwarded-*` and `Forwarded` are believed.
@@ -324,6 +328,15 @@ fn read(
             Some((place, rules::route(section, &claim_names, problems)?))
         })
         .unzip();
+    let accepted = auth0.as_ref().map(|auth0| auth0.audiences.as_slice());
+    let resources = resources::read(
+        root.sections("resource", problems),
+        accepted.unwrap_or_default(),
+        problems,
+    );
+    if !resources.is_empty() {
+        resources::warn_of_hidden_routes(&routes, problems);
+    }
     let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
         .map_err(|errors| {
             // A route without a usable path is not in the list, and people count it all the same.
@@ -353,12 +366,12 @@ fn read(
     };
     let cors = cors::read(root.section("cors", problems), problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
-    later_releases(&mut root, problems);
     root.finish(problems);
     let mut auth0 = auth0?;
     let identity = identity?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
     auth0.verifier.bound_tokens = dpop.is_some();
+    let (resources, policy) = protect(resources, &mut auth0, policy?, dpop.as_ref());
     Some(Config {
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
@@ -373,9 +386,10 @@ fn read(
         managed: ManagedNames::new(identity.names().chain(&strip)),
         identity,
         strip,
-        policy: policy?,
+        policy,
         routes,
         require,
+        resources,
         deny_unmatched,
         trusted_proxies,
         proxy_protocol,
@@ -386,6 +400,41 @@ fn read(
         cors,
         expiry_grace,
     })
+}
+
+/// Gives each resource its part of the paths, with the tokens that are good there. A token is verified for
+/// any of them, and permitted where it belongs.
+fn protect(
+    resources: Vec<ResourceSettings>,
+    auth0: &mut Auth0,
+    policy: Policy,
+    dpop: Option<&Dpop>,
+) -> (Resources, Policy) {
+    let area = |resource: &ResourceSettings| {
+        let audiences = auth0.audiences.iter().chain(&resource.audiences);
+        Area::new(&resource.url.path, audiences.cloned().collect())
+    };
+    let areas = Areas::new(
+        resources.iter().map(area).collect(),
+        auth0.audiences.clone(),
+    );
+    for audience in resources.iter().flat_map(|resource| &resource.audiences) {
+        if !auth0.verifier.audiences.contains(audience) {
+            auth0.verifier.audiences.push(audience.clone());
+        }
+    }
+    let issuers: Vec<&str> = auth0
+        .tenants
+        .iter()
+        .map(|tenant| tenant.issuer.as_str())
+        .collect();
+    let policy = policy.with_areas(areas);
+    let proofs = dpop.map(|dpop| ProofSupport {
+        algorithms: dpop.signing_alg_values_supported(),
+        required: dpop.bound_access_tokens_required(),
+    });
+    let resources = Resources::new(resources, &issuers, proofs.as_ref(), &policy);
+    (resources, policy)
 }
 
 /// Where to listen and where to forward to, as far as each could be read.
@@ -518,7 +567,7 @@ fn logging(
             problems,
         )
         .map(|setting| {
-            if let Err(error) = setting.value.parse::<tracing_subscriber::EnvFilter>() {
+            if let Err(error) = setting.value.parse::<tracing_subscriber::filter::Targets>() {
                 problems.error(
                     &setting.source,
                     format!("{:?} is not a log filter: {error}", setting.value),
@@ -705,9 +754,4 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
     } else {
         Some(grace.unwrap_or(DEFAULT))
     }
-}
-
-/// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
-fn later_releases(root: &mut Section, problems: &mut Problems) {
-    root.not_supported_yet("resource", problems);
 }

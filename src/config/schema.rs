@@ -84,6 +84,7 @@ claims = [{}]
 any_of = [{}]
 all_of = [{}]
 not    = {}
+[[resource]]
 ";
 
 /// The file that says what every key means.

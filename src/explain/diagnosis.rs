@@ -18,6 +18,7 @@ use crate::policy::{AppliedRule, Condition, Denial, Matched, PathError};
 use crate::proxy::Refusal;
 use crate::token::{
     AuthorizationError, BearerToken, ClaimCheck, Rejection, SignedToken, SubjectKind, TypPolicy,
+    VerifierSettings,
 };
 
 /// Two domains that differ by no more edits than this are one domain and a slip of the finger.
@@ -47,6 +48,8 @@ pub(super) struct Facts<'c> {
     standing: Standing,
     failing: Vec<ClaimCheck>,
     rules: Vec<AppliedRule<'c>>,
+    /// Whom a token must be for there; empty where the verifier knows.
+    audiences: Vec<String>,
     scheme: Option<String>,
     parts: usize,
     needs_proof: bool,
@@ -68,6 +71,20 @@ enum Standing {
 impl<'c> Facts<'c> {
     pub(super) fn matched(&mut self, matched: &Matched<'c>) {
         self.rules = matched.rules();
+        for audience in matched.audiences().iter().copied().flatten() {
+            if !self.audiences.contains(audience) {
+                self.audiences.push(audience.clone());
+            }
+        }
+    }
+
+    /// Whom a token must be for.
+    fn audiences(&self, settings: &VerifierSettings) -> Vec<String> {
+        if self.audiences.is_empty() {
+            settings.audiences.clone()
+        } else {
+            self.audiences.clone()
+        }
     }
 
     pub(super) fn credential(&mut self, credential: Option<&str>) {
@@ -190,9 +207,11 @@ impl Line<'_> {
                 AuthorizationError::Repeated => "There is more than one token: send one, in one place.".to_owned(),
                 AuthorizationError::NotVisibleAscii => "The token holds characters that no token has: copy it again.".to_owned(),
             },
-            Refusal::HostNotServed => format!(
-                "The host is not in allowed_hosts ({}): ask with --host for one that is, or add it.",
-                self.ink.list(&self.config.allowed_hosts.iter().map(ToString::to_string).collect::<Vec<_>>())
+            Refusal::HostNotServed => self.host_not_served(),
+            Refusal::MetadataMethod => "The metadata of a resource is there for GET, HEAD and OPTIONS.".to_owned(),
+            Refusal::ResourceUnknown => format!(
+                "No resource has its metadata at this path; there are {}.",
+                self.ink.list(&self.config.resources.iter().map(|resource| resource.metadata_url.clone()).collect::<Vec<_>>())
             ),
             Refusal::Path(PathError::TooManyReadings) => "The path can be read in too many ways: encode it once only, and leave out \"..\", \"//\" and \";\".".to_owned(),
             Refusal::Path(error) => format!("The path is malformed ({error}): encode it properly."),
@@ -258,21 +277,20 @@ impl Line<'_> {
         }
     }
 
+    fn accepted(&self) -> Vec<String> {
+        self.facts.audiences(&self.config.auth0.verifier)
+    }
+
     fn audiences(&self) -> String {
-        self.ink
-            .text(&self.config.auth0.verifier.audiences.join(" or "))
+        self.ink.text(&self.accepted().join(" or "))
     }
 
     fn wrong_audience(&self, found: &[String]) -> String {
         let accepted = self.audiences();
         let near = |one: &String| {
             let same = |text: &str| text.trim_end_matches('/').to_ascii_lowercase();
-            self.config
-                .auth0
-                .verifier
-                .audiences
-                .iter()
-                .any(|audience| same(audience) == same(one))
+            let accepted = self.accepted();
+            accepted.iter().any(|audience| same(audience) == same(one))
         };
         if let Some(near) = found.iter().find(|one| near(one)) {
             return format!(
@@ -489,8 +507,21 @@ impl Line<'_> {
         format!("The token has no {claim}, which every access token of Auth0's has: this is none.")
     }
 
+    fn host_not_served(&self) -> String {
+        let allowed = self.config.allowed_hosts.iter().map(ToString::to_string);
+        let resources = self.config.resources.iter();
+        let hosts: Vec<String> = allowed
+            .chain(resources.map(|resource| resource.settings.url.host.to_string()))
+            .collect();
+        format!(
+            "The host is neither in allowed_hosts nor that of the [[resource]] ({}): ask with --host for one that is, or add it to allowed_hosts.",
+            self.ink.list(&hosts)
+        )
+    }
+
     fn denied(&self, denial: &Denial) -> String {
         match denial {
+            Denial::Audience(rejection) => self.token(rejection),
             Denial::TokenRequired => match &self.facts.scheme {
                 Some(scheme) => format!(
                     "The scheme {} counts as no token: send \"Authorization: Bearer\" and the token.",

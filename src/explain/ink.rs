@@ -37,6 +37,15 @@ impl Ink {
 
     /// A text as it may be shown.
     pub(super) fn text(&self, text: &str) -> String {
+        self.write(text, MAX_SHOWN_CHARS)
+    }
+
+    /// A text that is made here, and as long as the configuration makes it.
+    pub(super) fn whole(&self, text: &str) -> String {
+        self.write(text, usize::MAX)
+    }
+
+    fn write(&self, text: &str, most: usize) -> String {
         let mut clean = text.to_owned();
         for secret in &self.secrets {
             if clean.contains(secret.as_str()) {
@@ -45,7 +54,7 @@ impl Ink {
         }
         let mut shown = String::new();
         for (place, character) in clean.chars().enumerate() {
-            if place == MAX_SHOWN_CHARS {
+            if place == most {
                 shown.push('…');
                 break;
             }

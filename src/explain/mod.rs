@@ -9,7 +9,6 @@ mod paste;
 mod render;
 mod steps;
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use http::header::{
@@ -28,7 +27,7 @@ use crate::headers::{Host, Outbound, Pseudonym};
 use crate::identity::Credential;
 use crate::listener::Unreadable;
 use crate::policy::{Caller, Permit};
-use crate::proxy::{self, Presented, Refusal, Schemes, Worth};
+use crate::proxy::{self, Credentials, Realm, Refusal, Schemes, Worth};
 use crate::token::{BearerToken, Keyring, Verifier};
 use diagnosis::Facts;
 use ink::Ink;
@@ -110,7 +109,8 @@ pub struct Report {
 /// A request that is not refused.
 enum Passed {
     Forwarded(HeaderMap),
-    AnsweredHere,
+    /// With this status.
+    AnsweredHere(u16),
     /// It is forwarded together with a proof, which is made for one request and cannot be judged here. So
     /// there is no identity to show either.
     WithProof,
@@ -228,28 +228,25 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
     match verdict {
         Ok(Passed::Forwarded(headers)) => report.upstream = shown_headers(&headers, &ink),
         Ok(Passed::WithProof) => {}
-        Ok(Passed::AnsweredHere) => {
-            let id = HeaderValue::from_static(FRESH);
-            report.status = Some(proxy::options_answer(&Origin::None, &id).status().as_u16());
-        }
+        Ok(Passed::AnsweredHere(status)) => report.status = Some(status),
         Err(refusal) => {
             report.decision = match refusal {
                 Refusal::KeysUnavailable => Decision::Unknown,
                 _ => Decision::Refuse,
             };
             report.code = Some(refusal.code());
-            let realm = &config.auth0.name;
             let id = HeaderValue::from_static(FRESH);
-            let presented = question.head().map_or(Presented::Nothing, |head| {
-                Presented::under(config, &head.headers)
+            let realm = Realm::of(config, question.method.as_str(), question.path(), &refusal);
+            let credentials = question.head().map_or(Credentials::Nothing, |head| {
+                Credentials::under(config, &head.headers)
             });
-            let schemes = Schemes::new(config, presented);
-            let answer = proxy::refusal_text(&refusal, false, realm, schemes, &id, &Origin::None);
+            let schemes = Schemes::new(config, credentials);
+            let answer = proxy::refusal_text(&refusal, false, &realm, schemes, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
                 for value in answer.headers().get_all(&name) {
                     let value = String::from_utf8_lossy(value.as_bytes());
-                    report.answer.push((name.to_string(), ink.text(&value)));
+                    report.answer.push((name.to_string(), ink.whole(&value)));
                 }
             }
         }
@@ -269,15 +266,25 @@ fn decide<'c>(
     let checked = check_head(config, question);
     steps.head(question.host.as_bytes(), checked.as_ref().err());
     let (head, host) = checked?;
+    let id = HeaderValue::from_static(FRESH);
+    let metadata = proxy::metadata(config, &head, &id);
+    steps.metadata(&metadata);
+    if let Some(answer) = metadata? {
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
+    }
     if proxy::is_about_server(&head) {
         steps.about_server();
-        return Ok(Passed::AnsweredHere);
+        let answer = proxy::options_answer(&Origin::None, &id);
+        return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
     let method = head.method.as_str();
     let path = head.uri.path();
     steps.rulings(&config.policy, method, path, config.deny_unmatched);
     let matched = config.policy.matched(method, path).map_err(Refusal::Path)?;
     facts.matched(&matched);
+    let source = proxy::check_source(config, &head, &host, &Origin::None);
+    steps.source(&source);
+    source?;
 
     let found = config.token_sources.find(&head, false);
     let needed = !matched.is_public();
@@ -294,7 +301,9 @@ fn decide<'c>(
                     steps.proof(dpop, method, path);
                     facts.needs_proof();
                     let token = credential.token();
-                    steps.rules(&matched, token.claims());
+                    if steps.audience(&matched, token.claims()) {
+                        steps.rules(&matched, token.claims());
+                    }
                     let shadowed = matched.judge(token.claims()).map_err(Refusal::Denied)?;
                     steps.permitted(&shadowed, Some(token.subject()));
                     return Ok(Passed::WithProof);
@@ -303,7 +312,10 @@ fn decide<'c>(
         }
     };
     if let Caller::Verified(identity) = &caller {
-        steps.rules(&matched, identity.token().claims());
+        let claims = identity.token().claims();
+        if steps.audience(&matched, claims) {
+            steps.rules(&matched, claims);
+        }
     }
     let permit = matched.authorize(caller).map_err(Refusal::Denied)?;
     let subject = permit.identity().map(|identity| identity.token().subject());
@@ -376,7 +388,7 @@ fn outbound(config: &Config, permit: &Permit, mut head: request::Parts, host: &H
         },
         upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
         pseudonym: &Pseudonym::new(0),
-        peer: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        peer: Some(&HeaderValue::from_static("127.0.0.1")),
         peer_is_trusted: false,
         request_id: &HeaderValue::from_static(FRESH),
         traceparent: HeaderValue::from_static(FRESH),

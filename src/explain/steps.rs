@@ -177,6 +177,31 @@ impl<'i> Steps<'i> {
         );
     }
 
+    /// What is published of resources; nothing is said of a request for something else.
+    pub(super) fn metadata<T>(&mut self, metadata: &Result<Option<T>, Refusal>) {
+        let (outcome, found) = match metadata {
+            Ok(None) => return,
+            Ok(Some(_)) => (
+                Outcome::Note,
+                "the metadata of a resource, which anybody may read, is answered here".to_owned(),
+            ),
+            Err(refusal) => (Outcome::Failed, refusal.to_string()),
+        };
+        self.add("request.metadata", outcome, "", found);
+    }
+
+    /// Whether the host is that of the resource.
+    pub(super) fn source(&mut self, source: &Result<(), Refusal>) {
+        if let Err(refusal @ Refusal::HostNotServed) = source {
+            self.add(
+                "request.host",
+                Outcome::Failed,
+                "that of the resource, an address, or in allowed_hosts",
+                refusal.to_string(),
+            );
+        }
+    }
+
     pub(super) fn about_server(&mut self) {
         self.add(
             "request.target",
@@ -518,6 +543,23 @@ impl<'i> Steps<'i> {
         self.add("token.proof", Outcome::Note, expected, found);
     }
 
+    /// Whether the token is for the resource that the request belongs to. Without resources every audience
+    /// is good everywhere, and there is nothing to tell.
+    pub(super) fn audience(&mut self, matched: &Matched<'_>, claims: &Claims) -> bool {
+        let verdict = matched.check_audience(claims);
+        let lists = matched.audiences().iter().map(|list| one_of(list));
+        let lists: Vec<String> = lists.collect();
+        if !lists.is_empty() {
+            self.add(
+                "resource.aud",
+                Outcome::of(verdict.is_ok()),
+                lists.join("; and "),
+                self.ink.claim(claims, "aud"),
+            );
+        }
+        verdict.is_ok()
+    }
+
     /// Every rule, part by part.
     pub(super) fn rules(&mut self, matched: &Matched<'_>, claims: &Claims) {
         let start = self.steps.len();
@@ -602,7 +644,10 @@ impl<'i> Steps<'i> {
 
     /// The refusal, in the words of the log.
     pub(super) fn refused(&mut self, refusal: &Refusal) {
-        if matches!(refusal, Refusal::Token(_) | Refusal::KeysUnavailable) {
+        if matches!(
+            refusal,
+            Refusal::Denied(Denial::Audience(_)) | Refusal::Token(_) | Refusal::KeysUnavailable
+        ) {
             self.add("rules", Outcome::Skipped, "", "");
         }
         let found = self.ink.text(&refusal.to_string());

@@ -1,7 +1,5 @@
 //! Who is asking, by the connection: `X-Forwarded-*`, and `Forwarded` (RFC 7239).
 
-use std::net::IpAddr;
-
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::host::Host;
@@ -24,7 +22,7 @@ pub(super) struct Before {
 
 impl Before {
     pub(super) fn of(headers: &HeaderMap, peer_is_trusted: bool) -> Self {
-        let said = |name| joined(headers, &name).filter(|_| peer_is_trusted);
+        let said = |name| peer_is_trusted.then(|| joined(headers, &name)).flatten();
         Self {
             addresses: said(X_FORWARDED_FOR),
             elements: said(FORWARDED).filter(|elements| is_closed(elements)),
@@ -37,22 +35,13 @@ impl Before {
     pub(super) fn extend(
         self,
         headers: &mut HeaderMap,
-        peer: Option<IpAddr>,
+        peer: Option<&HeaderValue>,
         host: &Host,
         scheme: &'static str,
     ) {
-        let peer = peer.map(|peer| peer.to_canonical());
-        let set = |headers: &mut HeaderMap, name: HeaderName, before: Option<String>, last| {
-            let whole = match (before, last) {
-                (Some(before), Some(last)) => Some(format!("{before}, {last}")),
-                (before, last) => before.or(last),
-            };
-            if let Some(whole) = whole.and_then(|whole| HeaderValue::try_from(whole).ok()) {
-                headers.insert(name, whole);
-            }
-        };
-        let address = peer.map(|peer| peer.to_string());
-        set(headers, X_FORWARDED_FOR, self.addresses, address);
+        if let Some(addresses) = added(self.addresses, peer) {
+            headers.insert(X_FORWARDED_FOR, addresses);
+        }
         headers
             .entry(X_FORWARDED_PROTO)
             .or_insert(HeaderValue::from_static(scheme));
@@ -60,17 +49,30 @@ impl Before {
             .entry(X_FORWARDED_HOST)
             .or_insert_with(|| host.value().clone());
         if self.has_forwarded {
-            let element = element(peer, host, scheme);
-            set(headers, FORWARDED, self.elements, Some(element));
+            let element = HeaderValue::try_from(element(peer, host, scheme)).ok();
+            if let Some(elements) = added(self.elements, element.as_ref()) {
+                headers.insert(FORWARDED, elements);
+            }
         }
     }
 }
 
+/// A list with one more at its end.
+fn added(list: Option<String>, element: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let list = match (list, element) {
+        (None, element) => return element.cloned(),
+        (Some(list), None) => list,
+        (Some(list), Some(element)) => format!("{list}, {}", element.to_str().ok()?),
+    };
+    HeaderValue::try_from(list).ok()
+}
+
 /// RFC 7239 §4 and §6. A host is quoted for its colon; it is checked, so nothing in it needs escaping.
-fn element(peer: Option<IpAddr>, host: &Host, scheme: &str) -> String {
+fn element(peer: Option<&HeaderValue>, host: &Host, scheme: &str) -> String {
+    let peer = peer.and_then(|peer| peer.to_str().ok());
     let node = match peer {
-        Some(IpAddr::V4(peer)) => peer.to_string(),
-        Some(IpAddr::V6(peer)) => format!("\"[{peer}]\""),
+        Some(peer) if peer.contains(':') => format!("\"[{peer}]\""),
+        Some(peer) => peer.to_owned(),
         None => "unknown".to_owned(),
     };
     let host = host.value().to_str().unwrap_or_default();
@@ -120,8 +122,8 @@ mod tests {
             ),
             (None, "[::1]:80", "for=unknown;host=\"[::1]:80\";proto=http"),
         ] {
-            let peer = peer.map(|peer| peer.parse().expect("an address"));
-            assert_eq!(element(peer, &host(host_text), "http"), expected);
+            let peer = peer.map(HeaderValue::from_static);
+            assert_eq!(element(peer.as_ref(), &host(host_text), "http"), expected);
         }
     }
 
@@ -150,8 +152,8 @@ mod tests {
         }
         let before = Before::of(&headers, trusted);
         headers.remove("forwarded");
-        let peer = "::ffff:10.0.0.9".parse().ok();
-        before.extend(&mut headers, peer, &host("a.example"), "http");
+        let peer = HeaderValue::from_static("10.0.0.9");
+        before.extend(&mut headers, Some(&peer), &host("a.example"), "http");
         headers
     }
 

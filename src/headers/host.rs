@@ -1,7 +1,7 @@
 //! Which host a request is for, by RFC 9112 §3.2 and RFC 9113 §8.3.1.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::header::HOST;
 use http::{HeaderValue, Version, request};
@@ -42,6 +42,15 @@ impl Host {
     pub const fn value(&self) -> &HeaderValue {
         &self.0
     }
+
+    /// Whether it is an address or `localhost`, which nobody can have resolve to another place.
+    #[must_use]
+    pub fn is_address_or_localhost(&self) -> bool {
+        let name = self.0.to_str().ok().and_then(split);
+        name.is_some_and(|(name, _)| {
+            name.eq_ignore_ascii_case("localhost") || address(name).is_some()
+        })
+    }
 }
 
 /// Finds the host. In HTTP/1 the authority of an absolute target replaces `Host` (RFC 9112 §3.2.2).
@@ -60,7 +69,7 @@ pub fn effective_host(head: &request::Parts) -> Result<Host, HostError> {
     }
     let value = match (head.uri.authority(), line) {
         (None, None) => return Err(HostError::Missing),
-        (None, Some(line)) => line.clone(),
+        (None, Some(line)) => return Ok(Host(line.clone())),
         (Some(authority), line) => {
             let is_http2 = head.version == Version::HTTP_2;
             if line.is_none() && !is_http2 {
@@ -119,7 +128,15 @@ fn split(text: &str) -> Option<(&str, Option<u16>)> {
     Some((name, Some(port)))
 }
 
-/// An entry of `allowed_hosts`.
+/// The address that a name is.
+fn address(name: &str) -> Option<IpAddr> {
+    let inner = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    inner.unwrap_or(name).parse().ok()
+}
+
+/// A host by its name, as in `allowed_hosts`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost {
     /// In lower case.
@@ -137,6 +154,18 @@ impl AllowedHost {
             name: name.to_ascii_lowercase(),
             port,
         })
+    }
+
+    /// Whether it is this machine itself.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        self.name == "localhost" || address(&self.name).is_some_and(|address| address.is_loopback())
+    }
+
+    /// Whether another one is among those that this one stands for.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        self.name == other.name && (self.port.is_none() || self.port == other.port)
     }
 
     /// Whether a request for this host is one for the entry. Without a port it is for every port.

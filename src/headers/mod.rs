@@ -38,20 +38,30 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// Removes what must not pass to the next connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
+    let mut going: Vec<HeaderName> = Vec::new();
+    for name in headers.keys().filter(|name| HOP_BY_HOP.contains(name)) {
+        going.push(name.clone());
     }
-    for name in &HOP_BY_HOP {
+    if going.contains(&CONNECTION) {
+        going.extend(nominated(headers));
+    }
+    for name in going {
         headers.remove(name);
     }
+}
+
+/// The fields that `Connection` names, but for those that go anyway.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let is_plain = |option: &&[u8]| {
+        option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
+    };
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(move |option| !is_plain(option))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
 }
 
 /// Whether a comma-separated list field holds a token, in any case.

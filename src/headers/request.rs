@@ -1,7 +1,6 @@
 //! A request head before the decision (is it sound?) and after it (what does the upstream get?).
 
 use std::fmt;
-use std::net::IpAddr;
 
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
@@ -20,6 +19,9 @@ use crate::identity::Identity;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Room for what is added to a request: the identity, the trace and the way that it has come.
+const MAX_ADDED: usize = 10;
 
 /// Why a head is refused before anything is decided. All of these are the client's mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,8 +160,8 @@ pub struct Outbound<'r> {
     pub pseudonym: &'r Pseudonym,
     /// Whether the upstream is spoken to in HTTP/2, where trailers reach it and come from it.
     pub upstream_is_http2: bool,
-    /// Who is connected.
-    pub peer: Option<IpAddr>,
+    /// Who is connected: an address without brackets.
+    pub peer: Option<&'r HeaderValue>,
     /// Whether that peer is a trusted proxy, so that what it says of its client is extended.
     pub peer_is_trusted: bool,
     /// The id of the request.
@@ -174,23 +176,24 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
     let traceparent = only_value(headers, &TRACEPARENT)
         .filter(|value| is_traceparent(value.as_bytes()))
         .cloned();
-    let tracestate = joined(headers, &TRACESTATE).filter(|state| is_tracestate(state));
+    // A state without a trace means nothing.
+    let tracestate = traceparent.is_some().then(|| joined(headers, &TRACESTATE));
+    let tracestate = tracestate.flatten().filter(|state| is_tracestate(state));
     let before = Before::of(headers, outbound.peer_is_trusted);
     let takes_trailers = outbound.upstream_is_http2 && list_holds(headers, &TE, "trailers");
     remove_hop_by_hop(headers);
-    headers.remove(EXPECT);
-    if !outbound.forward_authorization {
-        headers.remove(AUTHORIZATION);
-    }
-    let covered: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| managed.covers(name, outbound.peer_is_trusted))
-        .cloned()
-        .collect();
-    for name in covered {
+    let goes = |name: &HeaderName| {
+        name == EXPECT
+            || name == TRACESTATE
+            || (name == AUTHORIZATION && !outbound.forward_authorization)
+            || managed.covers(name, outbound.peer_is_trusted)
+    };
+    let going: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
+    for name in going {
         headers.remove(name);
     }
     join_cookies(headers);
+    headers.reserve(MAX_ADDED);
 
     headers.insert(HOST, outbound.host.value().clone());
     if takes_trailers {
@@ -198,10 +201,7 @@ pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     headers.insert(X_REQUEST_ID, outbound.request_id.clone());
-    headers.remove(TRACESTATE);
-    if let Some(state) = tracestate.filter(|_| traceparent.is_some())
-        && let Ok(state) = HeaderValue::try_from(state)
-    {
+    if let Some(state) = tracestate.and_then(|state| HeaderValue::try_from(state).ok()) {
         headers.insert(TRACESTATE, state);
     }
     headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
@@ -262,7 +262,7 @@ mod tests {
                 scheme: "http",
                 pseudonym: &Pseudonym::new(7),
                 upstream_is_http2: false,
-                peer: Some([10, 0, 0, 9].into()),
+                peer: Some(&HeaderValue::from_static("10.0.0.9")),
                 peer_is_trusted: trusted,
                 request_id: &HeaderValue::from_static("id-1"),
                 traceparent: HeaderValue::from_static("fresh"),

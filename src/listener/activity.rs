@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
@@ -11,7 +11,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
-use super::{Client, ConnectionSettings, Handler};
+use super::{Answering, Client, ConnectionSettings, Handler, Standing};
 use crate::clock::after;
 
 /// Written by the connection's I/O and its requests, read by whoever moves it along. Times are
@@ -41,6 +41,8 @@ pub(super) struct Activity {
     /// Interim answers that wait for a place between hyper's writes.
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
+    /// Held by one request of the connection at a time.
+    pub(super) standing: tokio::sync::Mutex<Standing>,
 }
 
 const NO_HEAD: u64 = u64::MAX;
@@ -68,6 +70,7 @@ impl Activity {
             switched: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
             has_interim: AtomicBool::new(false),
+            standing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -201,12 +204,17 @@ impl Activity {
     /// There is something for the client to take.
     fn on_owed(&self) {
         self.owed.fetch_add(1, Ordering::Relaxed);
-        self.last_taken.store(self.now(), Ordering::Relaxed);
+        self.on_progress();
     }
 
     /// It was taken, or is not there any more.
     fn on_taken(&self) {
         self.owed.fetch_sub(1, Ordering::Relaxed);
+        self.on_progress();
+    }
+
+    /// The client takes what is there for it.
+    fn on_progress(&self) {
         self.last_taken.store(self.now(), Ordering::Relaxed);
     }
 
@@ -251,19 +259,37 @@ impl<H> Counted<H> {
 impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
     type Response = Response<CountedBody<H::Body>>;
     type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Future = CountedAnswer<H::Body>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
-        let running = Running::new(Arc::clone(&self.client.activity), has_body);
-        let response = self.handler.answer(request, self.client.clone());
-        Box::pin(async move {
-            let response = response.await;
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                running.0.on_switched();
-            }
-            Ok(response.map(|body| CountedBody::new(body, running)))
-        })
+        let running = Running::new(Arc::clone(&self.client.0.activity), has_body);
+        CountedAnswer {
+            answer: self.handler.answer(request, self.client.clone()),
+            running: Some(running),
+        }
+    }
+}
+
+/// An answer to come, whose request counts as running.
+pub(super) struct CountedAnswer<B> {
+    answer: Answering<B>,
+    /// Until the answer is there.
+    running: Option<Running>,
+}
+
+impl<B> Future for CountedAnswer<B> {
+    type Output = Result<Response<CountedBody<B>>, std::convert::Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.answer.as_mut().poll(cx));
+        let Some(running) = self.running.take() else {
+            return Poll::Pending;
+        };
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            running.0.on_switched();
+        }
+        Poll::Ready(Ok(response.map(|body| CountedBody::new(body, running))))
     }
 }
 
@@ -285,7 +311,7 @@ impl Drop for Running {
 /// A response body that counts as running until it is dropped. hyper asks for a frame when it has
 /// room for one; between a frame and the next question, it is the client's turn.
 pub(super) struct CountedBody<B> {
-    body: Pin<Box<B>>,
+    body: B,
     running: Running,
     owed: bool,
 }
@@ -294,29 +320,22 @@ impl<B> CountedBody<B> {
     fn new(body: B, running: Running) -> Self {
         running.0.on_owed();
         Self {
-            body: Box::pin(body),
+            body,
             running,
             owed: true,
         }
-    }
-
-    fn set_owed(&mut self, owed: bool) {
-        match (self.owed, owed) {
-            (false, true) => self.running.0.on_owed(),
-            (true, false) => self.running.0.on_taken(),
-            (true, true) | (false, false) => {}
-        }
-        self.owed = owed;
     }
 }
 
 impl<B> Drop for CountedBody<B> {
     fn drop(&mut self) {
-        self.set_owed(false);
+        if self.owed {
+            self.running.0.on_taken();
+        }
     }
 }
 
-impl<B: http_body::Body> http_body::Body for CountedBody<B> {
+impl<B: http_body::Body + Unpin> http_body::Body for CountedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -324,9 +343,15 @@ impl<B: http_body::Body> http_body::Body for CountedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        self.set_owed(false);
-        let frame = self.body.as_mut().poll_frame(cx);
-        self.set_owed(frame.is_ready());
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match (self.owed, frame.is_ready()) {
+            (false, true) => self.running.0.on_owed(),
+            (true, false) => self.running.0.on_taken(),
+            // One frame was taken, and there is another.
+            (true, true) => self.running.0.on_progress(),
+            (false, false) => {}
+        }
+        self.owed = frame.is_ready();
         frame
     }
 

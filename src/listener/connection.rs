@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -62,16 +63,16 @@ const LAST_OPENING: Duration = Duration::from_secs(1);
 pub async fn serve_stream<S, H>(
     mut stream: S,
     settings: Arc<ConnectionSettings>,
-    mut client: Client,
+    client: Client,
     handler: H,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler,
 {
     let mut bytes = Vec::new();
-    let is_due = settings.proxy_header_is_due(client.address);
-    let patience = Patience::new(&settings, &client);
+    let is_due = settings.proxy_header_is_due(client.address());
     let Some(tls) = settings.tls.clone() else {
+        let patience = Patience::new(&settings, &client);
         let opening = async {
             let source = if is_due {
                 opening::read_proxy_header(&mut stream, &mut bytes).await?
@@ -81,11 +82,32 @@ pub async fn serve_stream<S, H>(
             Ok((source, opening::is_http2(&mut stream, &mut bytes).await?))
         };
         if let Some((source, is_http2)) = patience.wait_for(opening).await {
-            client.address = source.or(client.address);
+            let client = client.introduced(source, false);
             serve_http(stream, bytes, is_http2, settings, client, handler).await;
         }
         return;
     };
+    // Boxed, so that it takes no room in the tasks of those who speak clear text.
+    Box::pin(serve_tls(
+        stream, bytes, is_due, tls, settings, client, handler,
+    ))
+    .await;
+}
+
+/// Serves a connection with TLS, whose PROXY header is still to come if one is due.
+async fn serve_tls<S, H>(
+    mut stream: S,
+    mut bytes: Vec<u8>,
+    is_due: bool,
+    tls: Arc<rustls::ServerConfig>,
+    settings: Arc<ConnectionSettings>,
+    client: Client,
+    handler: H,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Handler,
+{
+    let patience = Patience::new(&settings, &client);
     let opening = async {
         let source = if is_due {
             opening::read_proxy_header(&mut stream, &mut bytes).await?
@@ -102,8 +124,7 @@ pub async fn serve_stream<S, H>(
         Ok((source, stream, bytes, is_http2))
     };
     if let Some((source, stream, bytes, is_http2)) = patience.wait_for(opening).await {
-        client.address = source.or(client.address);
-        client.is_tls = true;
+        let client = client.introduced(source, true);
         serve_http(stream, bytes, is_http2, settings, client, handler).await;
     }
 }
@@ -119,8 +140,8 @@ impl Patience {
     fn new(settings: &ConnectionSettings, client: &Client) -> Self {
         Self {
             limit: settings.header_timeout,
-            address: client.address,
-            phase: client.phase.clone(),
+            address: client.address(),
+            phase: client.0.phase.clone(),
         }
     }
 
@@ -165,8 +186,8 @@ async fn serve_http<S, H>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler,
 {
-    let phase = client.phase.clone();
-    let activity = Arc::clone(&client.activity);
+    let phase = client.0.phase.clone();
+    let activity = Arc::clone(&client.0.activity);
     let watched = Watched::new(stream, Arc::clone(&activity), !is_http2, first_bytes);
     let service = Counted::new(handler.clone(), client.clone());
     let io = TokioIo::new(watched);
@@ -329,22 +350,23 @@ async fn drive<C: Drainable>(
     mut phase: watch::Receiver<Phase>,
 ) -> Ended {
     let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
-    let mut cut_phase = phase.clone();
-    let mut cut = pin!(async move { _ = cut_phase.wait_for(|phase| *phase == Phase::Cut).await });
-    let mut leaving = pin!(async move { _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await });
-    let mut leave = false;
+    let leave = AtomicBool::new(false);
+    let mut cut = pin!(async {
+        _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await;
+        leave.store(true, Ordering::Relaxed);
+        _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
+    });
     let mut told = false;
     let mut last_deadline = None;
     std::future::poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::ByDrain);
         }
-        leave = leave || leaving.as_mut().poll(cx).is_ready();
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Ended::ByItself(ended));
         }
         // After it has read what is there: what has been asked already is answered.
-        if leave && !told && C::may_leave(activity) {
+        if leave.load(Ordering::Relaxed) && !told && C::may_leave(activity) {
             told = true;
             connection.as_mut().drain();
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {

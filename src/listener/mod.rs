@@ -12,17 +12,17 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 use activity::Activity;
 
@@ -169,13 +169,25 @@ impl Slots {
     }
 }
 
-/// The connection that a request came over.
+/// What is thought of a connection. The handler says what earns doubt, and what it means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    #[default]
+    Good,
+    /// What it brought last was refused.
+    Doubtful,
+}
+
+/// The connection that a request came over. Every request has a copy.
 #[derive(Debug, Clone)]
-pub struct Client {
-    /// Who is connected, or whom a PROXY header names.
-    pub address: Option<SocketAddr>,
-    /// Whether the connection is TLS.
-    pub is_tls: bool,
+pub struct Client(Arc<ClientConnection>);
+
+#[derive(Debug, Clone)]
+struct ClientConnection {
+    address: Option<SocketAddr>,
+    forwarded_for: Option<HeaderValue>,
+    is_tls: bool,
     activity: Arc<Activity>,
     phase: watch::Receiver<Phase>,
     slot: Slot,
@@ -185,59 +197,99 @@ impl Client {
     /// A client on a new connection.
     #[must_use]
     pub fn new(address: Option<SocketAddr>, phase: watch::Receiver<Phase>, slot: Slot) -> Self {
-        Self {
+        Self(Arc::new(ClientConnection {
             address,
+            forwarded_for: forwarded_for(address),
             is_tls: false,
             activity: Arc::new(Activity::new()),
             phase,
             slot,
+        }))
+    }
+
+    /// The same, as it is known after the beginning of its connection: a PROXY header may have named
+    /// somebody else.
+    fn introduced(mut self, source: Option<SocketAddr>, is_tls: bool) -> Self {
+        let connection = Arc::make_mut(&mut self.0);
+        if source.is_some() {
+            connection.address = source;
+            connection.forwarded_for = forwarded_for(source);
         }
+        connection.is_tls = is_tls;
+        self
+    }
+
+    /// Who is connected, or whom a PROXY header names.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.address
+    }
+
+    /// The address of [`Client::address`] as `X-Forwarded-For` spells it.
+    #[must_use]
+    pub fn forwarded_for(&self) -> Option<&HeaderValue> {
+        self.0.forwarded_for.as_ref()
+    }
+
+    /// Whether the connection is TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.0.is_tls
     }
 
     /// Sends an interim answer (RFC 9110 §15.2), as HTTP/1.1 writes it, unless an earlier answer is
     /// still on its way.
     pub fn send_interim(&self, head: &[u8]) {
-        self.activity.leave_interim(head);
+        self.0.activity.leave_interim(head);
     }
 
     /// Whether clients should go elsewhere.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Serving
+        *self.0.phase.borrow() != Phase::Serving
     }
 
     /// The connection's slot, for a tunnel that outlives it.
     #[must_use]
     pub fn slot(&self) -> Slot {
-        self.slot.clone()
+        self.0.slot.clone()
+    }
+
+    /// The connection's standing, as soon as no other of its requests holds it.
+    pub async fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.0.activity.standing.lock().await
     }
 
     /// Tells that the request's body was read to its end.
     pub fn body_ended(&self) {
-        self.activity.on_body_end();
+        self.0.activity.on_body_end();
     }
 
     /// Whether the request target on the wire had a fragment, which hyper drops without a word.
     #[must_use]
     pub fn saw_fragment(&self) -> bool {
-        self.activity.take_fragment()
+        self.0.activity.take_fragment()
     }
+}
+
+fn forwarded_for(address: Option<SocketAddr>) -> Option<HeaderValue> {
+    let address = address?.ip().to_canonical();
+    HeaderValue::try_from(address.to_string()).ok()
 }
 
 /// What hyper takes as the error of a body or a service.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// An answer that is being made.
+pub type Answering<B> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
+
 /// What answers the requests of a connection.
 pub trait Handler: Clone + Send + Sync + 'static {
     /// The body of an answer.
-    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static;
+    type Body: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + Unpin + 'static;
 
     /// Answers a request.
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Client,
-    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+    fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Self::Body>;
 
     /// Answers over HTTP/1.1 what is no request. The connection ends with these bytes.
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8>;

@@ -1,6 +1,7 @@
 //! The socket of a client connection.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -101,12 +102,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
 
     /// Reads what was sent ahead of its turn. Ready only at the end of the connection.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut space = [0; 2048];
+        let mut space = [MaybeUninit::uninit(); 2048];
         loop {
             if self.ahead.len() > MAX_AHEAD_BYTES {
                 return Poll::Ready(Err(io::Error::other("too much was sent ahead of its turn")));
             }
-            let mut buffer = ReadBuf::new(&mut space);
+            let mut buffer = ReadBuf::uninit(&mut space);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             if buffer.filled().is_empty() {
                 return Poll::Ready(Ok(()));

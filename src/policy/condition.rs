@@ -128,14 +128,10 @@ impl Condition {
                 Some(all)
             }),
             Self::Any(parts) => {
-                let ways: Vec<_> = parts
-                    .iter()
-                    .filter_map(|part| part.scopes_to_hold(claims))
-                    .collect();
-                ways.iter()
-                    .find(|way| way.is_empty())
-                    .or_else(|| ways.first())
-                    .cloned()
+                // What holds already is not to be replaced by something else.
+                let held = parts.iter().find(|part| part.holds(claims) == Ok(true));
+                held.and_then(|part| part.scopes_to_hold(claims))
+                    .or_else(|| parts.iter().find_map(|part| part.scopes_to_hold(claims)))
             }
             Self::Scopes(ListMode::All, needed) => Some(needed.iter().cloned().collect()),
             Self::Scopes(ListMode::Any, needed) => {
@@ -157,6 +153,50 @@ impl Condition {
                 .holds(claims)
                 .is_ok_and(|holds| holds)
                 .then(BTreeSet::new),
+        }
+    }
+
+    /// What it asks of scopes alone, as far as a token that nobody has seen can be told what to have;
+    /// `None` when scopes play no part. What stands under `not` is nothing to ask for.
+    pub(super) fn scope_part(&self) -> Option<Self> {
+        let some = |parts: &[Self]| {
+            let parts: Vec<Self> = parts.iter().filter_map(Self::scope_part).collect();
+            (!parts.is_empty()).then_some(parts)
+        };
+        match self {
+            Self::All(parts) => some(parts).map(Self::All),
+            Self::Any(parts) => some(parts).map(Self::Any),
+            Self::Scopes(..) => Some(self.clone()),
+            Self::Not(_)
+            | Self::List(..)
+            | Self::Roles(..)
+            | Self::Organizations(_)
+            | Self::Clients(_)
+            | Self::Subjects(_)
+            | Self::SubjectKind(_)
+            | Self::Claim(..) => None,
+        }
+    }
+
+    /// Adds every scope and permission that may help somebody to satisfy the condition. A permission of
+    /// an API is a scope that clients can ask for.
+    pub(super) fn add_scopes(&self, scopes: &mut BTreeSet<String>) {
+        match self {
+            Self::All(parts) | Self::Any(parts) => {
+                for part in parts {
+                    part.add_scopes(scopes);
+                }
+            }
+            Self::Scopes(_, named) | Self::List(_, _, named) => {
+                scopes.extend(named.iter().cloned());
+            }
+            Self::Not(_)
+            | Self::Roles(..)
+            | Self::Organizations(_)
+            | Self::Clients(_)
+            | Self::Subjects(_)
+            | Self::SubjectKind(_)
+            | Self::Claim(..) => {}
         }
     }
 
@@ -788,6 +828,10 @@ mod tests {
                 Some(vec!["b"]),
             ),
             (Condition::All(vec![scopes(All, &["b"]), no.clone()]), None),
+            (
+                Condition::Any(vec![scopes(All, &["x"]), scopes(All, &["a"])]),
+                Some(vec!["a"]),
+            ),
             (
                 Condition::Any(vec![no, scopes(All, &["c"])]),
                 Some(vec!["c"]),

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::area::Areas;
 use super::condition::Condition;
 use super::path::{PathError, Readings};
 use super::route::{Access, Route};
 use super::table::{DuplicateRoute, PatternRoutes, Table};
 use crate::claims::{Claims, WrongType};
 use crate::identity::Identity;
+use crate::token::{self, Rejection};
 
 /// All rules of a configuration.
 #[derive(Debug, Clone)]
@@ -19,6 +21,7 @@ pub struct Policy {
     require: Requirement,
     table: Table,
     deny_unmatched: bool,
+    areas: Areas,
 }
 
 /// `[require]`: what every authenticated request must satisfy.
@@ -45,6 +48,9 @@ pub struct Matched<'p> {
     policy: &'p Policy,
     first: Outcome<'p>,
     others: Vec<Outcome<'p>>,
+    /// Whom a token must be for, once for each area that a reading belongs to. Without areas the token's
+    /// verifier knows.
+    audiences: Vec<&'p [String]>,
 }
 
 /// What one reading of the path leads to.
@@ -55,8 +61,8 @@ enum Outcome<'p> {
     Unmatched,
 }
 
-/// The proof that the rules let a caller's request pass. Only this module makes one, and it holds
-/// the very caller that was judged.
+/// The proof that the rules let a caller's request pass, and that its token is for where the request
+/// belongs. Only this module makes one, and it holds the very caller that was judged.
 #[derive(Debug)]
 pub struct Permit {
     caller: Caller,
@@ -66,6 +72,8 @@ pub struct Permit {
 /// Why the rules do not let a request pass. `Display` is for the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Denial {
+    /// The token is good, and for another resource than the one that is asked for.
+    Audience(Rejection),
     /// The route says `access = "deny"`.
     Denied {
         /// Its path pattern.
@@ -144,7 +152,41 @@ impl Policy {
             require,
             table: Table::new(routes)?,
             deny_unmatched,
+            areas: Areas::default(),
         })
+    }
+
+    /// Parts the paths into areas, each with tokens of its own.
+    #[must_use]
+    pub fn with_areas(self, areas: Areas) -> Self {
+        Self { areas, ..self }
+    }
+
+    /// The areas.
+    #[must_use]
+    pub const fn areas(&self) -> &Areas {
+        &self.areas
+    }
+
+    /// Every scope and permission that a rule for the area at this place names, in shadow or not. Routes
+    /// that lie within another area inside it are not for it.
+    #[must_use]
+    pub fn scopes_in(&self, place: usize) -> BTreeSet<String> {
+        let mut scopes = BTreeSet::new();
+        self.require.condition.add_scopes(&mut scopes);
+        let Some((area, inner)) = self.areas.with_inner(place) else {
+            return scopes;
+        };
+        for known in self.table.patterns() {
+            let pattern = known.pattern();
+            let within = |inner: &&super::Area| pattern.stays_within(&inner.segments());
+            if pattern.reaches(&area.segments()) && !inner.iter().any(within) {
+                for condition in known.conditions() {
+                    condition.add_scopes(&mut scopes);
+                }
+            }
+        }
+        scopes
     }
 
     /// Finds the rules for a request, under every reading of its path.
@@ -153,14 +195,28 @@ impl Policy {
     ///
     /// [`PathError`] for a path that cannot be decided on.
     pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
-        let mut outcomes = Vec::new();
-        self.look_up(method, path, |_, outcome| outcome.add_to(&mut outcomes))?;
-        let others = outcomes.split_off(outcomes.len().min(1));
+        let mut first = None;
+        let mut others = Vec::new();
+        let mut places = Vec::new();
+        self.look_up(method, path, |reading, outcome| {
+            match &first {
+                None => first = Some(outcome),
+                Some(first) if outcome.is(first) => {}
+                Some(_) => outcome.add_to(&mut others),
+            }
+            if !self.areas.is_empty() {
+                self.areas.add(reading, &mut places);
+            }
+        })?;
         Ok(Matched {
             policy: self,
             // Every lookup answers at least once; without an answer nothing may pass.
-            first: outcomes.pop().unwrap_or(Outcome::Unmatched),
+            first: first.unwrap_or(Outcome::Unmatched),
             others,
+            audiences: places
+                .into_iter()
+                .map(|place| self.areas.audiences(place))
+                .collect(),
         })
     }
 
@@ -249,17 +305,48 @@ impl<'p> Matched<'p> {
         })
     }
 
+    /// Whom a token must be for: one of each of these lists. Without areas there are none.
+    #[must_use]
+    pub fn audiences(&self) -> &[&'p [String]] {
+        &self.audiences
+    }
+
+    /// Whether a token is for every area that a reading of the path belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection::WrongAudience`] when it is not.
+    pub fn check_audience(&self, claims: &Claims) -> Result<(), Rejection> {
+        let mut lists = self.audiences.iter();
+        lists.try_for_each(|accepted| token::check_audience(claims, accepted))
+    }
+
+    /// The scopes that a caller of whom nothing is known should ask for: with them, and no fewer, all
+    /// that the rules ask of scopes holds. Of what could do instead of each other, the first is named.
+    #[must_use]
+    pub fn scopes_to_ask_for(&self) -> BTreeSet<String> {
+        let rules = self.rules().into_iter().filter(|rule| !rule.shadow);
+        let parts: Vec<Condition> = rules
+            .filter_map(|rule| rule.condition.scope_part())
+            .collect();
+        let nobody = Claims::new(serde_json::Map::new());
+        scopes_to_pass(&parts.iter().collect::<Vec<_>>(), &nobody).unwrap_or_default()
+    }
+
     /// Decides for a caller.
     ///
     /// # Errors
     ///
-    /// [`Denial`] names the first rule that refuses.
+    /// [`Denial`] says that the token is for something else, or names the first rule that refuses.
     pub fn authorize(&self, caller: Caller) -> Result<Permit, Denial> {
         let claims = match &caller {
             Caller::Anonymous => None,
             Caller::Verified(identity) => Some(identity.token().claims()),
         };
-        let shadowed = self.decide(claims)?;
+        let shadowed = match claims {
+            None => self.decide(None)?,
+            Some(claims) => self.judge(claims)?,
+        };
         Ok(Permit { caller, shadowed })
     }
 
@@ -270,6 +357,9 @@ impl<'p> Matched<'p> {
     ///
     /// The same as those of [`Matched::authorize`].
     pub fn judge(&self, claims: &Claims) -> Result<Vec<Denial>, Denial> {
+        // Here and for each request, since a token that is remembered may be for another resource, and no
+        // permit is made for a caller elsewhere.
+        self.check_audience(claims).map_err(Denial::Audience)?;
         self.decide(Some(claims))
     }
 
@@ -299,7 +389,12 @@ impl<'p> Matched<'p> {
             return Err(Denial::TokenRequired);
         }
         let mut shadowed = self.refuse_denied()?;
-        if let Some(claims) = claims {
+        // Nearly always every condition holds, and where one does not, it is worked out which.
+        if let Some(claims) = claims
+            && !self
+                .conditions()
+                .all(|condition| condition.holds(claims) == Ok(true))
+        {
             let (shadow, enforced): (Vec<_>, Vec<_>) =
                 self.rules().into_iter().partition(|rule| rule.shadow);
             check(&enforced, claims)?;
@@ -364,6 +459,18 @@ impl<'p> Matched<'p> {
         rules
     }
 
+    /// The conditions of [`Matched::rules`].
+    fn conditions(&self) -> impl Iterator<Item = &'p Condition> {
+        let of_routes = self.outcomes().filter_map(|outcome| match outcome {
+            Outcome::Route(route) => match &route.access {
+                Access::Authenticated(condition) => Some(condition),
+                Access::Deny | Access::Public => None,
+            },
+            Outcome::MethodNotCovered(_) | Outcome::Unmatched => None,
+        });
+        std::iter::once(&self.policy.require.condition).chain(of_routes)
+    }
+
     fn outcomes(&self) -> impl Iterator<Item = Outcome<'p>> {
         std::iter::once(self.first).chain(self.others.iter().copied())
     }
@@ -389,7 +496,8 @@ fn check(conditions: &[AppliedRule<'_>], claims: &Claims) -> Result<(), Denial> 
         return Ok(());
     };
     let rule = Arc::clone(&failing.rule);
-    match scopes_to_pass(conditions, claims) {
+    let all: Vec<&Condition> = conditions.iter().map(|one| one.condition).collect();
+    match scopes_to_pass(&all, claims) {
         Some(needed) => Err(Denial::ScopeMissing { rule, needed }),
         None => Err(Denial::RuleFailed {
             rule,
@@ -402,23 +510,38 @@ fn check(conditions: &[AppliedRule<'_>], claims: &Claims) -> Result<(), Denial> 
     }
 }
 
-/// The scopes with which every condition would hold; `None` when no scopes would do.
-fn scopes_to_pass(conditions: &[AppliedRule<'_>], claims: &Claims) -> Option<BTreeSet<String>> {
+/// The scopes with which every condition would hold; `None` when no scopes would do. All that are needed
+/// are named, those that the token has among them, and none that is not.
+fn scopes_to_pass(conditions: &[&Condition], claims: &Claims) -> Option<BTreeSet<String>> {
     let mut needed = BTreeSet::new();
     for one in conditions {
-        needed.extend(one.condition.scopes_to_hold(claims)?);
+        needed.extend(one.scopes_to_hold(claims)?);
     }
+    let hold_with = |scopes: &[&str]| {
+        let claims = claims.with("scope", Value::from(scopes.join(" ")));
+        let mut conditions = conditions.iter();
+        conditions.all(|one| one.holds(&claims) == Ok(true))
+    };
     let held = claims.string("scope").ok().flatten().unwrap_or_default();
-    let granted: Vec<&str> = held
-        .split(' ')
-        .chain(needed.iter().map(String::as_str))
-        .filter(|scope| !scope.is_empty())
-        .collect();
-    let with_scopes = claims.with("scope", Value::from(granted.join(" ")));
-    conditions
-        .iter()
-        .all(|one| one.condition.holds(&with_scopes) == Ok(true))
-        .then_some(needed)
+    let hold_beside = |scopes: &BTreeSet<String>| {
+        let held = held.split(' ').filter(|scope| !scope.is_empty());
+        let scopes: Vec<&str> = held.chain(scopes.iter().map(String::as_str)).collect();
+        hold_with(&scopes)
+    };
+    if !hold_beside(&needed) {
+        return None;
+    }
+    // Each condition has named what it needs; together they may do with less.
+    let mut fewer = needed.clone();
+    for scope in &needed {
+        let others = fewer.iter().filter(|other| *other != scope);
+        let others: Vec<&str> = others.map(String::as_str).collect();
+        if hold_with(&others) {
+            fewer.remove(scope);
+        }
+    }
+    // Under a `not`, less may be more.
+    Some(if hold_beside(&fewer) { fewer } else { needed })
 }
 
 impl<'p> Outcome<'p> {
@@ -432,16 +555,18 @@ impl<'p> Outcome<'p> {
 
     /// Adds an outcome that is not there yet.
     fn add_to(self, outcomes: &mut Vec<Self>) {
-        let same = |other: &Self| match (self, other) {
-            (Outcome::Route(one), Outcome::Route(two)) => std::ptr::eq(one, *two),
-            (Outcome::MethodNotCovered(one), Outcome::MethodNotCovered(two)) => {
-                std::ptr::eq(one, *two)
-            }
-            (Outcome::Unmatched, Outcome::Unmatched) => true,
-            _ => false,
-        };
-        if !outcomes.iter().any(same) {
+        if !outcomes.iter().any(|other| self.is(other)) {
             outcomes.push(self);
+        }
+    }
+
+    /// Whether both are the same route, or the same lack of one.
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Route(one), Self::Route(two)) => std::ptr::eq(*one, *two),
+            (Self::MethodNotCovered(one), Self::MethodNotCovered(two)) => std::ptr::eq(*one, *two),
+            (Self::Unmatched, Self::Unmatched) => true,
+            _ => false,
         }
     }
 }
@@ -468,6 +593,7 @@ impl Denial {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::Audience(rejection) => rejection.code(),
             Self::Denied { .. }
             | Self::RuleFailed { .. }
             | Self::Unmatched
@@ -482,6 +608,7 @@ impl Denial {
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Audience(rejection) => rejection.fmt(f),
             Self::Denied { route } => write!(f, "{route}: access is deny"),
             Self::MethodNotCovered { route, allow } => write!(f, "{route}: only {allow:?}"),
             Self::RuleFailed { rule, condition } => write!(f, "{rule}: {condition} does not hold"),

@@ -3,6 +3,7 @@
 //! Claims are judged by [`Condition`]s. Which conditions apply is decided by the path, under every
 //! reading that a backend could make of it ([`Readings`]), so that no spelling borrows a weaker rule.
 
+mod area;
 mod condition;
 mod decision;
 mod path;
@@ -10,6 +11,7 @@ mod pattern;
 mod route;
 mod table;
 
+pub use area::{Area, Areas};
 pub use condition::{ClaimTest, Condition, ListMode, Scalar};
 pub use decision::{AppliedRule, Caller, Denial, Matched, Permit, Policy, Requirement, Ruling};
 pub use path::{PathError, Readings};

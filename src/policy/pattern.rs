@@ -113,6 +113,19 @@ impl Pattern {
         self.rest
     }
 
+    /// Whether some path at or below these segments matches, for a backend that ignores case too.
+    pub(super) fn reaches(&self, segments: &[&str]) -> bool {
+        let same = |(own, other): (&Segment, &&str)| own.takes(other);
+        let deep_enough = self.rest || self.segments.len() >= segments.len();
+        deep_enough && self.segments.iter().zip(segments).all(same)
+    }
+
+    /// Whether every path that matches is at or below these segments.
+    pub(super) fn stays_within(&self, segments: &[&str]) -> bool {
+        let same = |(own, other): (&Segment, &&str)| *own != Segment::Any && own.takes(other);
+        self.segments.len() >= segments.len() && self.segments.iter().zip(segments).all(same)
+    }
+
     /// Whether a literal segment has a letter that folds to another one.
     pub(super) fn has_upper_case(&self) -> bool {
         self.source.bytes().any(|byte| byte.is_ascii_uppercase())
@@ -125,6 +138,13 @@ impl Pattern {
 }
 
 impl Segment {
+    fn takes(&self, text: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Literal(literal) => literal.eq_ignore_ascii_case(text),
+        }
+    }
+
     fn parse(text: &str, may_be_empty: bool) -> Result<Self, PatternError> {
         match text {
             "*" => Ok(Self::Any),

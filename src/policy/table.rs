@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::condition::Condition;
 use super::pattern::{Pattern, Segment};
 use super::route::{Access, Methods, Route};
 
@@ -143,7 +144,7 @@ impl Table {
 
 /// The path as backends that ignore case see it. Some fold by way of upper case, where the Kelvin
 /// sign is a K and the long s an S.
-fn fold_case(path: &str) -> String {
+pub(super) fn fold_case(path: &str) -> String {
     if path.is_ascii() {
         path.to_ascii_lowercase()
     } else {
@@ -215,6 +216,14 @@ impl PatternRoutes {
     /// Whether nothing here is meant to refuse yet.
     pub(super) fn is_shadow(&self) -> bool {
         self.routes.iter().all(|route| route.shadow)
+    }
+
+    /// What is asked here, whatever the method.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.routes.iter().filter_map(|route| match &route.access {
+            Access::Authenticated(condition) => Some(condition),
+            Access::Deny | Access::Public => None,
+        })
     }
 
     pub(super) const fn pattern(&self) -> &Pattern {

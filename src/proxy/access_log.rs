@@ -28,7 +28,7 @@ const MAX_LOGGED_TEXT: usize = 256;
 #[derive(Debug)]
 pub(super) struct AccessLog {
     metrics: Arc<Metrics>,
-    request_id: String,
+    request_id: HeaderValue,
     client: Option<SocketAddr>,
     /// What was asked for; `None` when that could not be read.
     asked: Option<(Method, String)>,
@@ -98,7 +98,7 @@ impl AccessLog {
         });
         Self {
             metrics: Arc::clone(metrics),
-            request_id: request_id.to_str().unwrap_or_default().to_owned(),
+            request_id: request_id.clone(),
             client,
             asked,
             started: Instant::now(),
@@ -116,7 +116,7 @@ impl AccessLog {
     }
 
     pub(super) fn request_id(&self) -> &str {
-        &self.request_id
+        self.request_id.to_str().unwrap_or_default()
     }
 
     pub(super) fn matched(&mut self, route: Option<&Arc<str>>) {
@@ -225,7 +225,7 @@ impl Drop for AccessLog {
         }
         tracing::info!(
             target: "authgate::request",
-            request_id = self.request_id,
+            request_id = self.request_id(),
             client = self.client.map(tracing::field::display),
             method = asked.map(|(method, _)| cut(method.as_str(), MAX_LOGGED_TEXT)),
             path = asked.map(|(_, path)| path.as_str()),

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use http::request;
 
 use super::access_log::AccessLog;
-use super::first_sight::Overloaded;
+use super::first_sight::REFUSAL_PAUSE;
 use super::possession::Remembered;
 use super::{Exchange, Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
+use crate::listener::{Client, Standing};
 use crate::token::{BearerToken, Keyring, Unverified, VerifiedToken, Verifier, VerifyError};
 
 impl Proxy {
@@ -19,25 +20,30 @@ impl Proxy {
         &self,
         settings: &Settings,
         head: &request::Parts,
+        client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
-        let bearer = settings.config.token_sources.find(head, is_websocket);
-        let Some(bearer) = bearer.map_err(Refusal::Authorization)? else {
+        let presented = settings.config.token_sources.presented(head, is_websocket);
+        let Some(presented) = presented.map_err(Refusal::Authorization)? else {
             return Ok(None);
         };
         let generation = settings.keys.current().generation();
         let remembered = settings
             .verified
-            .get(bearer.secret(), generation, UnixTime::now());
-        self.shared.metrics.on_token_cache(remembered.is_some());
-        let remembered = match remembered {
-            Some(remembered) => remembered,
-            None => self.verify(settings, bearer, &mut exchange.log).await?,
+            .get(presented.secret(), generation, UnixTime::now());
+        let remembered = if let Some(remembered) = remembered {
+            self.shared.metrics.on_token_cache(true);
+            remembered
+        } else {
+            let bearer = presented.token().map_err(Refusal::Authorization)?;
+            self.shared.metrics.on_token_cache(false);
+            // Boxed, so that it takes no room in the futures of those who are remembered.
+            Box::pin(self.verify(settings, bearer, client, &mut exchange.log)).await?
         };
         exchange.log.caller(&remembered);
-        let (scheme, possession) = (bearer.scheme(), &mut exchange.possession);
-        let identity = self.identity_of(settings, head, &remembered, scheme, possession);
+        let (scheme, possession) = (presented.scheme(), &mut exchange.possession);
+        let identity = self.identity_of(settings, head, client, &remembered, scheme, possession);
         Ok(Some(identity.await?))
     }
 
@@ -46,20 +52,21 @@ impl Proxy {
         &self,
         settings: &Settings,
         bearer: BearerToken<'_>,
+        client: &Client,
         log: &mut AccessLog,
     ) -> Result<Arc<Remembered>, Refusal> {
         let unverified = settings.verifier.read(bearer).map_err(Refusal::Token)?;
         log.kid(unverified.kid());
         let mut keyring = settings.keys.current();
         let mut verdict = self
-            .verify_with(&settings.verifier, &unverified, &keyring)
+            .verify_with(&settings.verifier, &unverified, &keyring, client)
             .await?;
         if verdict == Err(VerifyError::UnknownKey)
             && settings.keys.refresh_for_unknown_key(&keyring).await
         {
             keyring = settings.keys.current();
             verdict = self
-                .verify_with(&settings.verifier, &unverified, &keyring)
+                .verify_with(&settings.verifier, &unverified, &keyring, client)
                 .await?;
         }
         let token = verdict.map_err(|error| Refusal::of_token(error, &unverified))?;
@@ -75,17 +82,28 @@ impl Proxy {
         Ok(remembered)
     }
 
-    /// One check, when its turn comes; the time is that of the check.
+    /// One check, when its turn comes; the time is that of the check. Of each connection one waits in
+    /// the line at a time, however many streams it has, and whoever last brought a token that was not
+    /// taken waits behind. Why it was not makes no difference: each has cost a turn.
     async fn verify_with(
         &self,
         verifier: &Verifier,
         token: &Unverified<'_>,
         keyring: &Keyring,
+        client: &Client,
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
+        let mut standing = client.standing().await;
         let check = || verifier.verify(token, keyring, UnixTime::now());
-        self.first_sight
-            .in_turn(check)
-            .await
-            .map_err(|Overloaded| Refusal::Overloaded)
+        let judged = self.first_sight.in_turn(*standing, check).await;
+        let Ok(verdict) = judged else {
+            drop(standing);
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+            return Err(Refusal::Overloaded);
+        };
+        *standing = match verdict {
+            Ok(_) => Standing::Good,
+            Err(_) => Standing::Doubtful,
+        };
+        Ok(verdict)
     }
 }

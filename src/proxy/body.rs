@@ -70,9 +70,9 @@ pub(super) enum Upstream {
 
 impl Body {
     /// An answer of our own. One without a text is all head.
-    pub(super) fn own(text: String, log: AccessLog) -> Self {
+    pub(super) fn own(text: Bytes, log: AccessLog) -> Self {
         Self {
-            content: Content::Own((!text.is_empty()).then(|| text.into())),
+            content: Content::Own((!text.is_empty()).then_some(text)),
             expiry: None,
             log: Some(log),
         }

@@ -1,23 +1,38 @@
 //! Signature checks take their turn, so that a flood of new tokens does not stand before everybody.
 //!
-//! A token that is in the cache costs nothing here. Any other waits for its turn, one at a time in
-//! the order of arrival, and then lets the I/O driver run once before its check: so between two
-//! checks every request that needs none gets through.
+//! A token that is in the cache costs nothing here. Any other waits for its turn. There is one turn at a
+//! time, and it lets the I/O driver run once before its check: so between two checks every request that
+//! needs none gets through.
+//!
+//! Connections in good standing are first, in the order of arrival. The doubtful ones, whose last token
+//! was not taken, wait behind them: a newcomer has newcomers before it, and nobody who floods.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use crate::listener::Standing;
 
-/// How many requests may wait for their turn on one worker. A check takes some tens of microseconds
-/// with the keys that Auth0 uses, so the last of them waits for a small part of a second. Further ones
-/// are refused at once instead of making the wait longer.
-const MAX_WAITING: usize = 2048;
+/// How many may wait in each class on one worker: more than there are connections, unless
+/// `limits.connections` is raised, since each connection waits once. A check takes some tens of
+/// microseconds with the keys that Auth0 uses, so the last one waits for less than a second. To refuse
+/// earlier would not help: whoever waits costs nothing, and whoever is refused asks again.
+const MAX_WAITING: usize = 10 * 1024;
+
+/// How long a refusal is held back. Thousands that are refused at once and ask again at once keep
+/// everybody waiting, even those whose tokens are known.
+pub(super) const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many turns the front has for each one of the back while somebody waits in both. Who brought a
+/// bad token once is not kept out for as long as a flood over fresh connections lasts.
+const FRONT_TURNS: usize = 7;
 
 /// The turn-taking of one worker thread.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FirstSight {
-    turn: Semaphore,
-    waiting: AtomicUsize,
+    line: Mutex<Line>,
 }
 
 /// Too many tokens are waiting for their first check.
@@ -25,45 +40,122 @@ pub(super) struct FirstSight {
 pub(super) struct Overloaded;
 
 impl FirstSight {
-    pub(super) fn new() -> Self {
-        Self {
-            turn: Semaphore::new(1),
-            waiting: AtomicUsize::new(0),
-        }
-    }
-
-    /// Runs `check` when its turn comes.
-    pub(super) async fn in_turn<T>(&self, check: impl FnOnce() -> T) -> Result<T, Overloaded> {
-        let waiting = Waiting::join(&self.waiting).ok_or(Overloaded)?;
-        // The semaphore is never closed.
-        let _turn = self.turn.acquire().await.map_err(|_| Overloaded)?;
+    /// Runs `check` when its turn comes. Dropped before that, it leaves the line or passes the turn on.
+    pub(super) async fn in_turn<T>(
+        &self,
+        standing: Standing,
+        check: impl FnOnce() -> T,
+    ) -> Result<T, Overloaded> {
+        let number = self.line().join(standing)?;
+        let place = Place { of: self, number };
+        poll_fn(|cx| self.line().poll(place.number, cx)).await;
         tokio::task::yield_now().await;
-        drop(waiting);
         Ok(check())
     }
-}
 
-/// A place in the queue, given up when it is dropped.
-struct Waiting<'q>(&'q AtomicUsize);
-
-impl<'q> Waiting<'q> {
-    fn join(waiting: &'q AtomicUsize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Waiting<'_> {
+/// A place in the line and then the turn; given up when it is dropped.
+struct Place<'f> {
+    of: &'f FirstSight,
+    number: Number,
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let next = self.of.line().leave(self.number);
+        if let Some(waker) = next {
+            waker.wake();
+        }
+    }
+}
+
+/// Who has the turn, and who waits for it. Nobody waits while nobody has it.
+#[derive(Debug, Default)]
+struct Line {
+    turn: Option<Number>,
+    last: Number,
+    front: Class,
+    back: Class,
+    /// Turns of the front since the last one of the back.
+    front_turns: usize,
+}
+
+/// Drawn in the order of arrival.
+type Number = u64;
+
+/// Those who wait, the next one first, each with what wakes it.
+type Class = BTreeMap<Number, Option<Waker>>;
+
+impl Line {
+    fn join(&mut self, standing: Standing) -> Result<Number, Overloaded> {
+        let class = match standing {
+            Standing::Good => &mut self.front,
+            Standing::Doubtful => &mut self.back,
+        };
+        if class.len() >= MAX_WAITING {
+            return Err(Overloaded);
+        }
+        self.last = self.last.wrapping_add(1);
+        class.insert(self.last, None);
+        if self.turn.is_none() {
+            // It is the only one, and has not slept yet.
+            _ = self.next();
+        }
+        Ok(self.last)
+    }
+
+    fn poll(&mut self, number: Number, cx: &Context<'_>) -> Poll<()> {
+        if self.turn == Some(number) {
+            return Poll::Ready(());
+        }
+        for class in [&mut self.front, &mut self.back] {
+            if let Some(waker) = class.get_mut(&number) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whoever is to be woken because of it.
+    fn leave(&mut self, number: Number) -> Option<Waker> {
+        if self.turn == Some(number) {
+            return self.next();
+        }
+        self.front.remove(&number);
+        self.back.remove(&number);
+        None
+    }
+
+    /// Gives the turn to the next one.
+    fn next(&mut self) -> Option<Waker> {
+        let back_is_due = self.front.is_empty() || self.front_turns >= FRONT_TURNS;
+        let from_back = if back_is_due {
+            self.back.pop_first()
+        } else {
+            None
+        };
+        self.front_turns = match from_back {
+            Some(_) => 0,
+            None => self.front_turns.saturating_add(1),
+        };
+        let (number, waker) = from_back.or_else(|| self.front.pop_first()).unzip();
+        self.turn = number;
+        waker.flatten()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FirstSight, MAX_WAITING};
-    use std::cell::Cell;
-    use std::sync::atomic::Ordering;
+    use super::{FRONT_TURNS, FirstSight, MAX_WAITING};
+    use crate::listener::Standing::{self, Doubtful, Good};
+    use std::cell::RefCell;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread()
@@ -71,39 +163,181 @@ mod tests {
             .expect("a runtime")
     }
 
+    /// Checks that note themselves in the order in which they run.
+    #[derive(Default)]
+    struct Checks {
+        first_sight: FirstSight,
+        run: RefCell<String>,
+    }
+
+    type Waiting<'c> = Pin<Box<dyn Future<Output = bool> + 'c>>;
+
+    impl Checks {
+        fn check(&self, standing: Standing, name: char) -> Waiting<'_> {
+            let check = move || self.run.borrow_mut().push(name);
+            Box::pin(async move { self.first_sight.in_turn(standing, check).await.is_ok() })
+        }
+
+        /// One that has joined the line.
+        fn waiting(&self, standing: Standing, name: char) -> Waiting<'_> {
+            let mut check = self.check(standing, name);
+            assert!(poll(&mut check).is_pending(), "{name}");
+            check
+        }
+
+        /// One for each letter: capitals are in good standing.
+        fn all_waiting(&self, names: &str) -> Vec<Waiting<'_>> {
+            let join = |name: char| {
+                let standing = if name.is_uppercase() { Good } else { Doubtful };
+                self.waiting(standing, name)
+            };
+            names.chars().map(join).collect()
+        }
+
+        /// The order in which these run. It is not that in which they are polled.
+        fn order(&self, mut waiting: Vec<Waiting<'_>>) -> String {
+            waiting.reverse();
+            // Each takes a poll for its turn and one for the yield.
+            for _ in 0..waiting.len() * 2 {
+                waiting.retain_mut(|check| match poll(check) {
+                    Poll::Ready(was_run) => {
+                        assert!(was_run);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+            }
+            assert_eq!(waiting.len(), 0, "some never had their turn");
+            self.assert_nobody_is_left();
+            self.run.take()
+        }
+
+        fn assert_nobody_is_left(&self) {
+            let line = self.first_sight.line();
+            let left = (line.turn, line.front.len(), line.back.len());
+            assert_eq!(left, (None, 0, 0));
+        }
+    }
+
+    fn poll(check: &mut Waiting<'_>) -> Poll<bool> {
+        let mut context = Context::from_waker(Waker::noop());
+        check.as_mut().poll(&mut context)
+    }
+
     #[test]
     fn others_run_between_two_checks() {
-        let order = Cell::new(String::new());
-        let note = |what: &str| order.set(order.take() + what);
+        let checks = Checks::default();
         runtime().block_on(async {
-            let first_sight = FirstSight::new();
-            let check = |name: &'static str| first_sight.in_turn(|| note(name));
             let bystander = async {
                 for _ in 0..4 {
-                    note(".");
+                    checks.run.borrow_mut().push('.');
                     tokio::task::yield_now().await;
                 }
             };
-            let (a, b, ()) = tokio::join!(check("a"), check("b"), bystander);
-            assert!(a.is_ok() && b.is_ok());
+            let (a, b) = (checks.check(Good, 'a'), checks.check(Good, 'b'));
+            assert_eq!(tokio::join!(a, b, bystander), (true, true, ()));
         });
-        let order = order.take();
+        let order = checks.run.take();
         let (a, b) = (order.find('a').expect("ran"), order.find('b').expect("ran"));
         assert!(order[a..b].contains('.'), "{order}");
     }
 
     #[test]
-    fn the_queue_is_bounded_and_places_are_given_back() {
+    fn the_doubtful_wait_behind_and_each_class_in_its_order() {
+        for (arrivals, order) in [
+            ("A", "A"),
+            ("a", "a"),
+            ("ABC", "ABC"),
+            ("abc", "abc"),
+            ("aA", "aA"),
+            ("abcA", "aAbc"),
+            ("aAbBcC", "aABCbc"),
+            ("AaBbCc", "ABCabc"),
+        ] {
+            let checks = Checks::default();
+            assert_eq!(checks.order(checks.all_waiting(arrivals)), order);
+        }
+    }
+
+    #[test]
+    fn those_behind_have_their_share_of_a_flood_of_newcomers() {
+        let checks = Checks::default();
+        let arrivals = format!("{}{}", "A".repeat(3 * FRONT_TURNS + 1), "a".repeat(4));
+        let order = checks.order(checks.all_waiting(&arrivals));
+        let share = "A".repeat(FRONT_TURNS);
+        assert_eq!(order, format!("{share}a{share}a{share}aAa"));
+        // And a newcomer has its own of a flood behind.
+        let order = checks.order(checks.all_waiting(&format!("{}AB", "a".repeat(20))));
+        assert_eq!(order, format!("aAB{}", "a".repeat(19)));
+    }
+
+    #[test]
+    fn whoever_leaves_is_not_waited_for() {
+        // Which of them leave, and what the others make of it.
+        for (arrivals, leaving, order) in [
+            ("ABC", "A", "BC"),
+            ("ABC", "B", "AC"),
+            ("ABC", "AB", "C"),
+            ("ABC", "ABC", ""),
+            ("aAb", "a", "Ab"),
+            ("aAb", "A", "ab"),
+            ("Aab", "Aa", "b"),
+        ] {
+            let checks = Checks::default();
+            let waiting = checks.all_waiting(arrivals);
+            let names = arrivals.chars();
+            let (gone, staying): (Vec<_>, Vec<_>) = names
+                .zip(waiting)
+                .partition(|(name, _)| leaving.contains(*name));
+            drop(gone);
+            let staying = staying.into_iter().map(|(_, check)| check).collect();
+            assert_eq!(checks.order(staying), order, "{arrivals} without {leaving}");
+        }
+    }
+
+    #[test]
+    fn a_turn_that_is_given_up_wakes_the_next() {
         runtime().block_on(async {
-            let first_sight = FirstSight::new();
-            first_sight.waiting.store(MAX_WAITING, Ordering::Relaxed);
-            assert!(first_sight.in_turn(|| ()).await.is_err());
-            assert_eq!(first_sight.waiting.load(Ordering::Relaxed), MAX_WAITING);
-            first_sight
-                .waiting
-                .store(MAX_WAITING - 1, Ordering::Relaxed);
-            assert!(first_sight.in_turn(|| ()).await.is_ok());
-            assert_eq!(first_sight.waiting.load(Ordering::Relaxed), MAX_WAITING - 1);
+            let first_sight = Arc::new(FirstSight::default());
+            let in_turn = || {
+                let first_sight = Arc::clone(&first_sight);
+                async move { first_sight.in_turn(Good, || ()).await.is_ok() }
+            };
+            let mut has_turn = Box::pin(in_turn());
+            let polled = has_turn
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+            let next = tokio::spawn(in_turn());
+            // It has looked, and sleeps.
+            tokio::task::yield_now().await;
+            assert!(!next.is_finished());
+            drop(has_turn);
+            assert!(next.await.expect("no panic"));
         });
+    }
+
+    #[test]
+    fn each_class_is_bounded_and_places_are_given_back() {
+        let checks = Checks::default();
+        let has_turn = checks.waiting(Good, '.');
+        for standing in [Doubtful, Good] {
+            let join = |_| checks.waiting(standing, '.');
+            let mut waiting: Vec<_> = (0..MAX_WAITING).map(join).collect();
+            assert_eq!(
+                poll(&mut checks.check(standing, '!')),
+                Poll::Ready(false),
+                "{standing:?}"
+            );
+            waiting.pop();
+            waiting.push(checks.waiting(standing, '.'));
+            assert_eq!(poll(&mut checks.check(standing, '!')), Poll::Ready(false));
+            // The other class is not concerned.
+            let other = if standing == Good { Doubtful } else { Good };
+            drop(checks.waiting(other, '.'));
+        }
+        drop(has_turn);
+        checks.assert_nobody_is_left();
+        assert_eq!(checks.run.take(), "");
     }
 }

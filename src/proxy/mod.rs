@@ -3,46 +3,53 @@
 mod access_log;
 mod authenticate;
 mod body;
+mod challenge;
 mod first_sight;
 mod frames;
 mod possession;
 mod refusal;
+mod resource;
 mod respond;
 mod schemes;
 mod settings;
 mod tunnel;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue,
-    ORIGIN,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 pub use body::{Body, BodyError};
+use challenge::Asked;
+pub(crate) use challenge::Realm;
 pub(crate) use possession::{Worth, worth};
 pub use refusal::Refusal;
+pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{options_answer, refusal_text};
-pub(crate) use schemes::{Presented, Schemes};
+pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
-use crate::listener::{Client, Handler, Unreadable};
+use crate::listener::{Answering, Client, Handler, Unreadable};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::upstream::{OnInterim, RequestBody};
+use crate::upstream::RequestBody;
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use possession::Possession;
 use settings::CurrentUpstream;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// One worker's proxy.
 #[derive(Debug)]
@@ -70,27 +77,32 @@ impl Proxy {
         Self {
             shared,
             upstream: CurrentUpstream::default(),
-            first_sight: FirstSight::new(),
-            proofs: FirstSight::new(),
+            first_sight: FirstSight::default(),
+            proofs: FirstSight::default(),
             random: Mutex::new(Random::new()),
         }
     }
 
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
-    pub async fn serve(&self, request: Request<Incoming>, client: Client) -> Response<Body> {
+    pub async fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Client,
+    ) -> Response<Body> {
         let request_id = self.request_id(&request);
         let metrics = &self.shared.metrics;
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
             possession: Possession::default(),
-            log: AccessLog::begin(Some(&request), &request_id, client.address, metrics),
+            log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
-        let presented = Presented::under(&exchange.settings.config, request.headers());
+        let credentials = Credentials::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
+        let asked = Asked::of(&request, &exchange.settings.config);
         let answer = self.handle(request, &client, &mut exchange).await;
         let Exchange {
             settings,
@@ -103,7 +115,7 @@ impl Proxy {
             Ok(Answer::Own(response)) => {
                 log.status(response.status());
                 log.complete();
-                response.map(|()| Body::none())
+                response.map(|body| Body::own(body, log))
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
@@ -122,9 +134,17 @@ impl Proxy {
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                let realm = &settings.config.auth0.name;
-                let schemes = Schemes::new(&settings.config, presented);
-                respond::refuse(&refusal, is_grpc, realm, schemes, &request_id, &origin, log)
+                let realm = asked.realm(&settings.config, &refusal);
+                let schemes = Schemes::new(&settings.config, credentials);
+                respond::refuse(
+                    &refusal,
+                    is_grpc,
+                    &realm,
+                    schemes,
+                    &request_id,
+                    &origin,
+                    log,
+                )
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -175,9 +195,9 @@ impl Proxy {
         let upstream = self.upstream.under(settings);
         log.sending();
         if is_upgrade {
-            let answer = upstream
-                .send_upgrade(authorized.upgrading_to_websocket())
-                .await?;
+            // Boxed, so that it takes no room in the futures of ordinary requests.
+            let answer =
+                Box::pin(upstream.send_upgrade(authorized.upgrading_to_websocket())).await?;
             log.answered();
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
@@ -204,12 +224,16 @@ impl Proxy {
             exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
             exchange.settings = Arc::clone(&settings);
             let host = self.check(&settings.config, head, body, client)?;
+            if let Some(answer) = metadata(&settings.config, head, &exchange.request_id)? {
+                return Ok(Decision::Own(answer));
+            }
             let cors = settings.config.cors.as_ref();
             let (origin, request_id) = (&exchange.origin, &exchange.request_id);
             if let Some(answer) = own_answer(cors, head, body, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
-            let permit = self.permit(&settings, head, body, exchange).await;
+            check_source(&settings.config, head, &host, origin)?;
+            let permit = self.permit(&settings, head, body, client, exchange).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
                 Ok(None) => {}
@@ -240,6 +264,7 @@ impl Proxy {
         settings: &Settings,
         head: &request::Parts,
         body: &Incoming,
+        client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
         let policy = &settings.config.policy;
@@ -260,7 +285,7 @@ impl Proxy {
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
         exchange.log.matched(matched.route());
-        let caller = self.authenticate(settings, head, exchange).await;
+        let caller = self.authenticate(settings, head, client, exchange).await;
         let caller = match caller {
             Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
             Err(refusal) => {
@@ -280,25 +305,24 @@ impl Proxy {
         config: &Config,
         head: &request::Parts,
         host: &'r Host,
-        client: &Client,
+        client: &'r Client,
         request_id: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let peer: Option<IpAddr> = client.address.map(|address| address.ip());
-        let peer_is_trusted = peer.is_some_and(|peer| {
+        let peer_is_trusted = client.address().is_some_and(|peer| {
             config
                 .trusted_proxies
                 .iter()
-                .any(|network| network.contains(&peer.to_canonical()))
+                .any(|network| network.contains(&peer.ip().to_canonical()))
         });
         Outbound {
             identity: None,
             forward_authorization: config.identity.forward_authorization,
             host,
             version: head.version,
-            scheme: if client.is_tls { "https" } else { "http" },
+            scheme: if client.is_tls() { "https" } else { "http" },
             upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
             pseudonym: &self.shared.pseudonym,
-            peer,
+            peer: client.forwarded_for(),
             peer_is_trusted,
             request_id,
             traceparent: self.fresh_traceparent(),
@@ -307,20 +331,23 @@ impl Proxy {
 
     /// Passes early hints (RFC 8297) on to an HTTP/1.1 client. hyper has no place for them in HTTP/2,
     /// and an HTTP/1.0 client would take them for the answer.
-    fn interim_to(client: &Client, version: Version) -> Option<OnInterim> {
+    fn interim_to(
+        client: &Client,
+        version: Version,
+    ) -> Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + use<>> {
         let client = (version == Version::HTTP_11).then(|| client.clone())?;
-        Some(Box::new(move |status, headers| {
+        Some(move |status, headers: &HeaderMap| {
             if status == StatusCode::EARLY_HINTS {
                 let mut headers = headers.clone();
                 headers::remove_hop_by_hop(&mut headers);
                 client.send_interim(&respond::http1_head(status, &headers));
             }
-        }))
+        })
     }
 
     /// A client's request id if it is well-formed and said once, else a new one.
     fn request_id(&self, request: &Request<Incoming>) -> HeaderValue {
-        let mut values = request.headers().get_all("x-request-id").iter();
+        let mut values = request.headers().get_all(X_REQUEST_ID).iter();
         match (values.next(), values.next()) {
             (Some(id), None) if headers::is_request_id(id.as_bytes()) => id.clone(),
             _ => self.fresh_request_id(),
@@ -328,22 +355,19 @@ impl Proxy {
     }
 
     fn fresh_request_id(&self) -> HeaderValue {
-        self.fresh(|random| format!("{:016x}{:016x}", random.bits(), random.bits()))
+        self.fresh(|random| [random.digits(), random.digits()].concat())
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
-        // "| 1": an id of zeros only is invalid.
+        // An id of zeros only is invalid.
         self.fresh(|random| {
-            format!(
-                "00-{:016x}{:016x}-{:016x}-01",
-                random.bits(),
-                random.bits() | 1,
-                random.bits() | 1
-            )
+            let (trace, rest) = (random.digits(), random.nonzero_digits());
+            let parent = random.nonzero_digits();
+            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"].concat()
         })
     }
 
-    fn fresh(&self, make: impl FnOnce(&mut Random) -> String) -> HeaderValue {
+    fn fresh(&self, make: impl FnOnce(&mut Random) -> Vec<u8>) -> HeaderValue {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let text = make(&mut random);
         // Hexadecimal digits and hyphens are always a header value.
@@ -354,29 +378,24 @@ impl Proxy {
 impl Handler for Arc<Proxy> {
     type Body = Body;
 
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        client: Client,
-    ) -> impl Future<Output = Response<Body>> + Send + 'static {
-        let proxy = Self::clone(self);
-        async move { proxy.serve(request, client).await }
+    fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Body> {
+        Box::pin(Self::clone(self).serve(request, client))
     }
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
         let request_id = self.fresh_request_id();
-        let log = AccessLog::begin(None, &request_id, client.address, &self.shared.metrics);
+        let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
         let settings = self.shared.current();
-        let realm = &settings.config.auth0.name;
-        let schemes = Schemes::new(&settings.config, Presented::Nothing);
-        respond::refuse_unreadable(why, realm, schemes, &request_id, log)
+        let realm = Realm::unknown(&settings.config);
+        let schemes = Schemes::new(&settings.config, Credentials::Nothing);
+        respond::refuse_unreadable(why, &realm, schemes, &request_id, log)
     }
 }
 
 /// What the checks come to, if they do not refuse.
 enum Decision {
     /// An answer that is made here.
-    Own(Response<()>),
+    Own(Response<Bytes>),
     /// The request may be forwarded, for this host.
     Pass(Host, Permit),
 }
@@ -388,7 +407,7 @@ fn own_answer(
     body: &Incoming,
     origin: &Origin,
     request_id: &HeaderValue,
-) -> Result<Option<Response<()>>, Refusal> {
+) -> Result<Option<Response<Bytes>>, Refusal> {
     if is_about_server(head) {
         return Ok(Some(options_answer(origin, request_id)));
     }
@@ -409,8 +428,9 @@ fn own_answer(
 
 /// What comes back to a request that is not refused.
 enum Answer {
-    /// Made here: for a preflight in the upstream's stead, or for an OPTIONS that ends here.
-    Own(Response<()>),
+    /// Made here: for a preflight in the upstream's stead, for an OPTIONS that ends here, or a resource's
+    /// metadata.
+    Own(Response<Bytes>),
     /// An ordinary answer, streaming.
     Forwarded(Response<body::Upstream>),
     /// `101 Switching Protocols`, with the tunnel ready to run.
@@ -450,7 +470,8 @@ pub(crate) fn check_head(
     }
     let host = headers::check_head(head).map_err(Refusal::Head)?;
     let allowed = &config.allowed_hosts;
-    if !allowed.is_empty() && !allowed.iter().any(|allowed| allowed.covers(&host)) {
+    let is_allowed = allowed.iter().any(|allowed| allowed.covers(&host));
+    if !allowed.is_empty() && !is_allowed && !config.resources.serve(&host) {
         return Err(Refusal::HostNotServed);
     }
     Ok(host)
@@ -480,7 +501,10 @@ fn preflight_method<'h>(
         && headers.contains_key(ORIGIN)
         && !headers.contains_key(AUTHORIZATION)
         && body.is_end_stream();
+    if !genuine {
+        return None;
+    }
     let mut asked = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
     let asked = asked.next().filter(|_| asked.next().is_none())?;
-    asked.to_str().ok().filter(|_| genuine)
+    asked.to_str().ok()
 }

@@ -2,9 +2,9 @@
 //!
 //! Every proof costs a signature check, also where its token is remembered, so whoever has one token can ask
 //! for many. Four things bound that. A proof with any other key than the token's own is refused before its
-//! signature is looked at. The checks take turns as those of new tokens do, in a queue of their own, so
-//! that neither stands before the other. One token's proofs get only a part of that queue, so that the flood
-//! of one does not stand before the proofs of others. And all of it comes after the token's own
+//! signature is looked at. The checks take turns as those of new tokens do, one of each connection at a time
+//! and the doubtful ones behind, in a line of their own, so that neither stands before the other. One token's
+//! proofs get only a part of that line, so that the flood of one does not stand before the proofs of others. And all of it comes after the token's own
 //! verification: without a good token nobody gets here.
 //!
 //! A request that is sent to the upstream once more, on another connection, repeats no proof (RFC 9449 §7.3):
@@ -16,17 +16,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 use http::request;
 
-use super::first_sight::Overloaded;
+use super::first_sight::{Overloaded, REFUSAL_PAUSE};
 use super::{Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::config::Dpop;
 use crate::identity::{BoundIdentity, Credential, Identity};
+use crate::listener::{Client, Standing};
 use crate::token::{
     NonceAge, NotRecorded, ProofError, ProofTarget, Rejection, ReplayKey, Scheme, proof_header,
 };
 
-/// How many proofs of one token may wait for their check, on all workers together: more requests than a
-/// client has under way at a time, and an eighth of one worker's queue.
+/// How many proofs of one token may wait for their check, on all workers together and one of each connection:
+/// more connections than a client has, and a fortieth of one worker's line.
 const MAX_WAITING_OF_ONE_TOKEN: usize = 256;
 
 /// Where a client learns the nonce for its next proof.
@@ -54,6 +55,15 @@ pub(crate) enum Worth<'c> {
     Identity(&'c Arc<Identity>),
     /// An identity for a proof under these rules.
     Proof(&'c BoundIdentity, &'c Dpop),
+}
+
+/// What a proof is asked for.
+#[derive(Clone, Copy)]
+struct Demand<'t> {
+    dpop: &'t Dpop,
+    bound: &'t BoundIdentity,
+    /// How many proofs of this token wait for their check.
+    waiting: &'t AtomicUsize,
 }
 
 /// Whether a token may be presented in this way (RFC 9449 §7.1, §7.2).
@@ -121,6 +131,7 @@ impl Proxy {
         &self,
         settings: &Settings,
         head: &request::Parts,
+        client: &Client,
         remembered: &Remembered,
         scheme: Scheme,
         possession: &mut Possession,
@@ -129,9 +140,13 @@ impl Proxy {
         match worth(&remembered.credential, scheme, dpop).map_err(Refusal::Token)? {
             Worth::Identity(identity) => Ok(Arc::clone(identity)),
             Worth::Proof(bound, dpop) => {
-                let waiting = &remembered.proofs_waiting;
-                self.prove(settings, dpop, head, bound, waiting, possession)
-                    .await
+                let demand = Demand {
+                    dpop,
+                    bound,
+                    waiting: &remembered.proofs_waiting,
+                };
+                // Boxed, so that it takes no room in the futures of those who need none.
+                Box::pin(self.prove(settings, demand, head, client, possession)).await
             }
         }
     }
@@ -139,12 +154,16 @@ impl Proxy {
     async fn prove(
         &self,
         settings: &Settings,
-        dpop: &Dpop,
+        demand: Demand<'_>,
         head: &request::Parts,
-        bound: &BoundIdentity,
-        waiting: &AtomicUsize,
+        client: &Client,
         possession: &mut Possession,
     ) -> Result<Arc<Identity>, Refusal> {
+        let Demand {
+            dpop,
+            bound,
+            waiting,
+        } = demand;
         let nonces = settings.nonces.as_ref();
         let refuse = |error: ProofError| {
             let nonce = nonces.filter(|_| error == ProofError::Nonce);
@@ -159,32 +178,27 @@ impl Proxy {
         let unverified = proof_header(&head.headers)
             .and_then(|proof| rules.read(proof, bound.binding()))
             .map_err(refuse)?;
-        let overloaded = |Overloaded| Refusal::Overloaded;
-        let place = Place::join(waiting).map_err(overloaded)?;
         let check = || {
             let now = UnixTime::now();
-            rules
-                .verify(&unverified, target, nonces, now)
-                .map(|proof| (proof, now))
+            let proof = rules.verify(&unverified, target, nonces, now);
+            proof.map_err(refuse).and_then(|proof| {
+                let (key, nonce_age) = (proof.replay_key(), proof.nonce_age());
+                let recorded = self.shared.used_proofs.record(
+                    proof,
+                    now,
+                    rules.lifetime(),
+                    dpop.replay_cache,
+                    possession.recorded,
+                );
+                match recorded {
+                    Ok(fresh) => Ok((fresh, key, nonce_age, now)),
+                    Err(NotRecorded::Replayed) => Err(refuse(ProofError::Replayed)),
+                    Err(NotRecorded::Full) => Err(Refusal::ReplayCacheFull),
+                }
+            })
         };
-        let verdict = self.proofs.in_turn(check).await.map_err(overloaded)?;
-        drop(place);
-        let (proof, now) = verdict.map_err(refuse)?;
-        let (key, nonce_age) = (proof.replay_key(), proof.nonce_age());
-        let fresh = self
-            .shared
-            .used_proofs
-            .record(
-                proof,
-                now,
-                rules.lifetime(),
-                dpop.replay_cache,
-                possession.recorded,
-            )
-            .map_err(|error| match error {
-                NotRecorded::Replayed => refuse(ProofError::Replayed),
-                NotRecorded::Full => Refusal::ReplayCacheFull,
-            })?;
+        let verdict = self.prove_in_turn(client, waiting, check).await?;
+        let (fresh, key, nonce_age, now) = verdict?;
         possession.recorded = Some(key);
         possession.renewed = nonces
             .filter(|_| nonce_age == Some(NonceAge::Previous))
@@ -193,6 +207,31 @@ impl Proxy {
         bound
             .release(&fresh)
             .ok_or_else(|| refuse(ProofError::WrongToken))
+    }
+
+    /// One check, when its turn comes. The connection's standing is that of tokens, whose check is over by
+    /// now. A proof that was used before has cost a turn as a forged one has.
+    async fn prove_in_turn<T>(
+        &self,
+        client: &Client,
+        waiting: &AtomicUsize,
+        check: impl FnOnce() -> Result<T, Refusal>,
+    ) -> Result<Result<T, Refusal>, Refusal> {
+        let mut standing = client.standing().await;
+        let judged = match Place::join(waiting) {
+            Ok(_place) => self.proofs.in_turn(*standing, check).await,
+            Err(Overloaded) => Err(Overloaded),
+        };
+        let Ok(verdict) = judged else {
+            drop(standing);
+            tokio::time::sleep(REFUSAL_PAUSE).await;
+            return Err(Refusal::Overloaded);
+        };
+        *standing = match verdict {
+            Err(Refusal::Proof { .. }) => Standing::Doubtful,
+            _ => Standing::Good,
+        };
+        Ok(verdict)
     }
 }
 

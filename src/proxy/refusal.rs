@@ -25,6 +25,8 @@ pub enum Refusal {
     KeysUnavailable,
     /// The request has passed here before.
     Loop,
+    /// A resource's metadata is asked for with a method that it has not.
+    MetadataMethod,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
     /// Too many tokens or proofs are waiting for their signature check.
@@ -40,6 +42,8 @@ pub enum Refusal {
     },
     /// A proof holds, and cannot be remembered as used.
     ReplayCacheFull,
+    /// There is no resource whose metadata would be at this path.
+    ResourceUnknown,
     /// The token is refused.
     Token(Rejection),
     /// More header fields than `limits.headers`.
@@ -85,11 +89,13 @@ impl Refusal {
             Self::HostNotServed => "host_not_served",
             Self::KeysUnavailable => "keys_unavailable",
             Self::Loop => "loop_detected",
+            Self::MetadataMethod => "method_denied",
             Self::OriginDenied => "origin_denied",
             Self::Overloaded | Self::ReplayCacheFull => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
             Self::Proof { error, .. } => error.code(),
+            Self::ResourceUnknown => "resource_unknown",
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
             Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
@@ -117,12 +123,14 @@ impl Refusal {
                 | HeadError::UpgradeWithBody,
             )
             | Self::Path(_)
+            | Self::ResourceUnknown
             | Self::TooManyHeaders
             | Self::Unreadable(_)
             | Self::UriTooLong => "http_request_error",
             Self::Denied(_)
             | Self::Head(HeadError::Method)
             | Self::HostNotServed
+            | Self::MetadataMethod
             | Self::OriginDenied
             | Self::Proof { .. }
             | Self::Token(_) => "http_request_denied",
@@ -165,14 +173,19 @@ impl fmt::Display for Refusal {
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
             Self::Head(error) => error.fmt(f),
-            Self::HostNotServed => f.write_str("the host is not in allowed_hosts"),
+            Self::HostNotServed => {
+                f.write_str("the host is neither in allowed_hosts nor that of the resource")
+            }
             Self::KeysUnavailable => {
                 f.write_str("an issuer's keys are not there, so no token can be judged")
             }
             Self::Loop => {
                 f.write_str("Via says that this instance has passed the request on before")
             }
-            Self::OriginDenied => f.write_str("the origin is not in cors.origins"),
+            Self::MetadataMethod => write!(f, "only {:?}", super::resource::METHODS),
+            Self::OriginDenied => {
+                f.write_str("the origin is neither in cors.origins nor that of the resource")
+            }
             Self::Overloaded => {
                 f.write_str("too many tokens or proofs are waiting for their signature check")
             }
@@ -181,6 +194,7 @@ impl fmt::Display for Refusal {
             Self::ReplayCacheFull => {
                 f.write_str("dpop.replay_cache is full of proofs that could be used again")
             }
+            Self::ResourceUnknown => f.write_str("no resource has its metadata here"),
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),
             Self::Unreadable(why) => why.fmt(f),

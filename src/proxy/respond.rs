@@ -1,7 +1,6 @@
 //! The one exit for refusals: which answer a client gets for which reason.
 
-use std::fmt::Write as _;
-
+use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
@@ -9,9 +8,10 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
+use super::challenge::{self, Challenge, Realm};
 use super::possession::DPOP_NONCE;
-use super::schemes::{Offer, Schemes};
-use super::{Body, Refusal};
+use super::schemes::Schemes;
+use super::{Body, Refusal, resource};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
@@ -39,26 +39,6 @@ struct Answer {
     error: &'static str,
     challenge: Challenge,
     header: Option<(HeaderName, String)>,
-}
-
-/// The `WWW-Authenticate` of an answer (RFC 6750 §3).
-enum Challenge {
-    /// None: authenticating again would not help.
-    None,
-    /// No token was sent, so there is no error to tell of.
-    NoError,
-    /// `error="invalid_request"`.
-    InvalidRequest(&'static str),
-    /// `error="invalid_token"`.
-    InvalidToken(&'static str),
-    /// `error="invalid_dpop_proof"`.
-    InvalidProof(&'static str),
-    /// `error="use_dpop_nonce"`.
-    UseNonce(&'static str),
-    /// `error="invalid_token"`, of a token whose proof is by another key.
-    WrongKey(&'static str),
-    /// `error="insufficient_scope"`, with every scope that is needed.
-    InsufficientScope(String),
 }
 
 impl Answer {
@@ -106,14 +86,16 @@ fn answer(refusal: &Refusal) -> Answer {
             )
         },
         Refusal::Loop => Answer::plain(StatusCode::LOOP_DETECTED, "Loop detected"),
+        Refusal::MetadataMethod => Answer {
+            header: Some((ALLOW, resource::METHODS.to_owned())),
+            ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
         Refusal::Overloaded | Refusal::ReplayCacheFull => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
         Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
-        Refusal::Token(rejection) => Answer {
-            challenge: Challenge::InvalidToken(rejection.description()),
-            ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
-        },
+        Refusal::ResourceUnknown => Answer::plain(StatusCode::NOT_FOUND, "Resource unknown"),
+        Refusal::Token(rejection) => invalid_token(rejection.description()),
         Refusal::TooManyHeaders => Answer::plain(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "Too many header fields",
@@ -157,10 +139,7 @@ fn failed(failure: &Failure) -> Answer {
         | Failure::Cut
         | Failure::UnaskedUpgrade
         | Failure::Unsound(_) => Answer::plain(StatusCode::BAD_GATEWAY, "Bad gateway"),
-        Failure::Expired => Answer {
-            challenge: Challenge::InvalidToken("The token has expired"),
-            ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
-        },
+        Failure::Expired => invalid_token("The token has expired"),
         Failure::Upgrade => upgrade_not_served(),
         Failure::UploadStalled(_) => request_timeout(),
     }
@@ -177,6 +156,13 @@ fn proof_refused(error: &ProofError, nonce: Option<&String>) -> Answer {
             _ => Challenge::InvalidProof(description),
         },
         header: nonce.map(|nonce| (DPOP_NONCE, nonce.clone())),
+        ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
+    }
+}
+
+fn invalid_token(description: &'static str) -> Answer {
+    Answer {
+        challenge: Challenge::InvalidToken(description),
         ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
     }
 }
@@ -199,6 +185,7 @@ const fn upgrade_not_served() -> Answer {
 #[deny(clippy::wildcard_enum_match_arm)]
 fn denied(denial: &Denial) -> Answer {
     match denial {
+        Denial::Audience(rejection) => invalid_token(rejection.description()),
         Denial::Denied { .. }
         | Denial::RuleFailed { .. }
         | Denial::Unmatched
@@ -207,13 +194,10 @@ fn denied(denial: &Denial) -> Answer {
             header: Some((ALLOW, allow.join(", "))),
             ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         },
-        Denial::ScopeMissing { needed, .. } => {
-            let needed: Vec<&str> = needed.iter().map(String::as_str).collect();
-            Answer {
-                challenge: Challenge::InsufficientScope(needed.join(" ")),
-                ..Answer::plain(StatusCode::FORBIDDEN, "Access denied")
-            }
-        }
+        Denial::ScopeMissing { needed, .. } => Answer {
+            challenge: Challenge::InsufficientScope(needed.clone()),
+            ..Answer::plain(StatusCode::FORBIDDEN, "Access denied")
+        },
         Denial::TokenRequired => Answer {
             challenge: Challenge::NoError,
             ..Answer::plain(StatusCode::UNAUTHORIZED, "Authentication required")
@@ -233,6 +217,7 @@ const fn grpc_status(status: StatusCode) -> &'static str {
         // UNIMPLEMENTED
         StatusCode::METHOD_NOT_ALLOWED
         | StatusCode::MISDIRECTED_REQUEST
+        | StatusCode::NOT_FOUND
         | StatusCode::NOT_IMPLEMENTED => "12",
         // RESOURCE_EXHAUSTED
         StatusCode::PAYLOAD_TOO_LARGE
@@ -266,7 +251,7 @@ pub(super) fn grpc_expired() -> HeaderMap {
 pub(super) fn refuse(
     refusal: &Refusal,
     is_grpc: bool,
-    realm: &str,
+    realm: &Realm<'_>,
     schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
@@ -278,13 +263,13 @@ pub(super) fn refuse(
     if !refusal.is_by_leaving() {
         log.status(response.status());
     }
-    response.map(|text| Body::own(text, log))
+    response.map(|text| Body::own(text.into(), log))
 }
 
 /// The same for what is no request, as the bytes of the last answer of a connection.
 pub(super) fn refuse_unreadable(
     why: Unreadable,
-    realm: &str,
+    realm: &Realm<'_>,
     schemes: Schemes<'_>,
     request_id: &HeaderValue,
     mut log: AccessLog,
@@ -322,7 +307,7 @@ pub(super) fn http1_head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
 pub(crate) fn refusal_text(
     refusal: &Refusal,
     is_grpc: bool,
-    realm: &str,
+    realm: &Realm<'_>,
     schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
@@ -350,7 +335,7 @@ pub(crate) fn refusal_text(
     headers.insert(X_REQUEST_ID, request_id.clone());
     let status = format!("authgate; error={}", refusal.error_type());
     set_text(headers, PROXY_STATUS, Some(status));
-    for text in challenges(&answer.challenge, realm, schemes) {
+    for text in challenge::texts(&answer.challenge, realm, schemes) {
         if let Ok(value) = HeaderValue::try_from(text) {
             headers.append(WWW_AUTHENTICATE, value);
         }
@@ -368,84 +353,33 @@ pub(super) fn preflight(
     request: &HeaderMap,
     settings: &CorsSettings,
     request_id: &HeaderValue,
-) -> Response<()> {
+) -> Response<Bytes> {
     let mut response = no_content(request_id);
     origin.mark_preflight(response.headers_mut(), request, settings);
     response
 }
 
 /// Answers an OPTIONS that is not to go further. It says nothing of the upstream.
-pub(crate) fn options_answer(origin: &Origin, request_id: &HeaderValue) -> Response<()> {
+pub(crate) fn options_answer(origin: &Origin, request_id: &HeaderValue) -> Response<Bytes> {
     let mut response = no_content(request_id);
     origin.mark_own(response.headers_mut());
     response
 }
 
-fn no_content(request_id: &HeaderValue) -> Response<()> {
-    let mut response = Response::new(());
+/// An answer without a body.
+pub(super) fn no_content(request_id: &HeaderValue) -> Response<Bytes> {
+    let mut response = ok(Bytes::new(), request_id);
     *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// An answer of our own that is no refusal.
+pub(super) fn ok(body: Bytes, request_id: &HeaderValue) -> Response<Bytes> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id.clone());
     headers.insert(PROXY_STATUS, HeaderValue::from_static("authgate"));
     response
-}
-
-/// One challenge for each scheme that is offered. RFC 9110 §11.6.1: on one line they might be misread.
-fn challenges(challenge: &Challenge, realm: &str, schemes: Schemes<'_>) -> Vec<String> {
-    let is_about_proof = matches!(
-        challenge,
-        Challenge::InvalidProof(_) | Challenge::UseNonce(_) | Challenge::WrongKey(_)
-    );
-    let offers = schemes.offers(is_about_proof);
-    offers
-        .iter()
-        .filter_map(|offer| {
-            if offer.tells_error || matches!(challenge, Challenge::None) {
-                text_of(challenge, realm, offer)
-            } else {
-                text_of(&Challenge::NoError, realm, offer)
-            }
-        })
-        .collect()
-}
-
-/// `Bearer realm="…"` and what else there is to say. No value holds a quote or a backslash
-/// (RFC 6750 §3): descriptions are fixed, realm and scopes are cleaned here.
-fn text_of(challenge: &Challenge, realm: &str, offer: &Offer) -> Option<String> {
-    let mut text = format!("{} realm=\"{}\"", offer.name, quotable(realm));
-    if let Some(algorithms) = &offer.algorithms {
-        _ = write!(text, ", algs=\"{algorithms}\"");
-    }
-    let mut error = |code: &str, description: &str| {
-        _ = write!(
-            text,
-            ", error=\"{code}\", error_description=\"{description}\""
-        );
-    };
-    match challenge {
-        Challenge::None => return None,
-        Challenge::NoError => {}
-        Challenge::InvalidRequest(description) => error("invalid_request", description),
-        Challenge::InvalidToken(description) | Challenge::WrongKey(description) => {
-            error("invalid_token", description);
-        }
-        Challenge::InvalidProof(description) => error("invalid_dpop_proof", description),
-        Challenge::UseNonce(description) => error("use_dpop_nonce", description),
-        Challenge::InsufficientScope(scopes) => {
-            error(
-                "insufficient_scope",
-                "The token lacks a scope that this request needs",
-            );
-            _ = write!(text, ", scope=\"{}\"", quotable(scopes));
-        }
-    }
-    Some(text)
-}
-
-fn quotable(text: &str) -> String {
-    text.chars()
-        .filter(|character| matches!(character, ' '..='~') && !matches!(character, '"' | '\\'))
-        .collect()
 }
 
 fn set_text(headers: &mut HeaderMap, name: HeaderName, text: Option<String>) {

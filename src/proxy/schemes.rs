@@ -7,7 +7,7 @@ use crate::token::Scheme;
 
 /// How a request has presented its token, as far as its head says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Presented {
+pub(crate) enum Credentials {
     /// In no `Authorization` header of a known scheme.
     Nothing,
     /// With this scheme.
@@ -20,7 +20,7 @@ pub(crate) enum Presented {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schemes<'c> {
     dpop: Option<&'c Dpop>,
-    presented: Presented,
+    credentials: Credentials,
 }
 
 /// One challenge.
@@ -34,7 +34,7 @@ pub(super) struct Offer {
     pub(super) tells_error: bool,
 }
 
-impl Presented {
+impl Credentials {
     /// Looks where it matters: without proofs there is one scheme only.
     pub(crate) fn under(config: &Config, headers: &HeaderMap) -> Self {
         if config.dpop.is_some() {
@@ -53,15 +53,15 @@ impl Presented {
             return Self::Ambiguous;
         }
         let name = line.split(' ').next().unwrap_or_default();
-        Scheme::from_name(name).map_or(Self::Nothing, Self::With)
+        Scheme::from_name(name.as_bytes()).map_or(Self::Nothing, Self::With)
     }
 }
 
 impl<'c> Schemes<'c> {
-    pub(crate) const fn new(config: &'c Config, presented: Presented) -> Self {
+    pub(crate) const fn new(config: &'c Config, credentials: Credentials) -> Self {
         Self {
             dpop: config.dpop.as_ref(),
-            presented,
+            credentials,
         }
     }
 
@@ -81,11 +81,11 @@ impl<'c> Schemes<'c> {
             // To offer Bearer would promise what is not kept.
             return vec![proof(true)];
         }
-        let (of_bearer, of_proof) = match self.presented {
+        let (of_bearer, of_proof) = match self.credentials {
             _ if is_about_proof => (false, true),
-            Presented::With(Scheme::Dpop) => (false, true),
-            Presented::Ambiguous => (true, true),
-            Presented::With(Scheme::Bearer) | Presented::Nothing => (true, false),
+            Credentials::With(Scheme::Dpop) => (false, true),
+            Credentials::Ambiguous => (true, true),
+            Credentials::With(Scheme::Bearer) | Credentials::Nothing => (true, false),
         };
         vec![Offer::bearer(of_bearer), proof(of_proof)]
     }
@@ -103,29 +103,29 @@ impl Offer {
 
 #[cfg(test)]
 mod tests {
-    use super::Presented;
+    use super::Credentials;
     use crate::token::Scheme;
     use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
     #[test]
     fn the_head_says_how_a_token_is_presented() {
         for (lines, expected) in [
-            (&[][..], Presented::Nothing),
-            (&["Basic YTpi"], Presented::Nothing),
-            (&["Bearer a"], Presented::With(Scheme::Bearer)),
-            (&["bearer a b"], Presented::With(Scheme::Bearer)),
-            (&["DPoP a"], Presented::With(Scheme::Dpop)),
-            (&[" dpop  a"], Presented::With(Scheme::Dpop)),
-            (&["DPoP"], Presented::With(Scheme::Dpop)),
-            (&["Bearer a, DPoP b"], Presented::Ambiguous),
-            (&["Bearer a", "DPoP b"], Presented::Ambiguous),
-            (&["DPoP a", "DPoP a"], Presented::Ambiguous),
+            (&[][..], Credentials::Nothing),
+            (&["Basic YTpi"], Credentials::Nothing),
+            (&["Bearer a"], Credentials::With(Scheme::Bearer)),
+            (&["bearer a b"], Credentials::With(Scheme::Bearer)),
+            (&["DPoP a"], Credentials::With(Scheme::Dpop)),
+            (&[" dpop  a"], Credentials::With(Scheme::Dpop)),
+            (&["DPoP"], Credentials::With(Scheme::Dpop)),
+            (&["Bearer a, DPoP b"], Credentials::Ambiguous),
+            (&["Bearer a", "DPoP b"], Credentials::Ambiguous),
+            (&["DPoP a", "DPoP a"], Credentials::Ambiguous),
         ] {
             let mut headers = HeaderMap::new();
             for line in lines {
                 headers.append(AUTHORIZATION, HeaderValue::from_static(line));
             }
-            assert_eq!(Presented::of(&headers), expected, "{lines:?}");
+            assert_eq!(Credentials::of(&headers), expected, "{lines:?}");
         }
     }
 }

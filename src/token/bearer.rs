@@ -49,14 +49,61 @@ impl std::error::Error for AuthorizationError {}
 impl Scheme {
     /// The scheme of this name; RFC 9110 §11.1: names are case-insensitive.
     #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        if name.eq_ignore_ascii_case("bearer") {
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        if name.eq_ignore_ascii_case(b"bearer") {
             Some(Self::Bearer)
-        } else if name.eq_ignore_ascii_case("dpop") {
+        } else if name.eq_ignore_ascii_case(b"dpop") {
             Some(Self::Dpop)
         } else {
             None
         }
+    }
+}
+
+/// What stands where a token should, not looked at yet. A token that is remembered as a whole needs no
+/// look at its form, which takes longer than finding it.
+#[derive(Clone, Copy)]
+pub struct Presented<'h> {
+    bytes: &'h [u8],
+    scheme: Scheme,
+}
+
+impl<'h> Presented<'h> {
+    pub(super) const fn new(bytes: &'h [u8], scheme: Scheme) -> Self {
+        Self { bytes, scheme }
+    }
+
+    /// The bytes. They are a secret, as [`BearerToken::secret`] is.
+    #[must_use]
+    pub const fn secret(self) -> &'h [u8] {
+        self.bytes
+    }
+
+    /// How the token is presented.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
+    }
+
+    /// The token, if it has the form of one.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorizationError`] when it has not.
+    pub fn token(self) -> Result<BearerToken<'h>, AuthorizationError> {
+        let Self { bytes, scheme } = self;
+        let text = std::str::from_utf8(bytes).ok();
+        match text.filter(|text| is_b64token(text)) {
+            Some(text) => Ok(BearerToken { text, scheme }),
+            None if is_visible(bytes) => Err(AuthorizationError::NotOneToken),
+            None => Err(AuthorizationError::NotVisibleAscii),
+        }
+    }
+}
+
+impl fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Presented({} bytes)", self.bytes.len())
     }
 }
 
@@ -67,18 +114,14 @@ impl Scheme {
 ///
 /// [`AuthorizationError`] when the header is there and is not exactly one well-formed credential.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
-    access_token(headers, false)
+    presented(headers, false)?.map(Presented::token).transpose()
 }
 
-/// The same, where tokens may come with a proof too.
-///
-/// # Errors
-///
-/// The same.
-pub(super) fn access_token(
+/// Finds what is presented as the access token; with the scheme `DPoP` too, where proofs are taken.
+pub(super) fn presented(
     headers: &HeaderMap,
     allow_dpop: bool,
-) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
+) -> Result<Option<Presented<'_>>, AuthorizationError> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let Some(line) = lines.next() else {
         return Ok(None);
@@ -86,19 +129,29 @@ pub(super) fn access_token(
     if lines.next().is_some() {
         return Err(AuthorizationError::Repeated);
     }
-    let line = line
-        .to_str()
-        .map_err(|_| AuthorizationError::NotVisibleAscii)?
-        .trim_matches([' ', '\t']);
-    if line.contains('\t') {
-        return Err(AuthorizationError::NotVisibleAscii);
+    // The field's value is without white space around it, as the grammar has it; HTTP/2 may leave some.
+    let line = line.as_bytes().trim_ascii();
+    let end = line.iter().position(|byte| *byte == b' ');
+    let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
+    let scheme = Scheme::from_name(scheme).filter(|scheme| match scheme {
+        Scheme::Bearer => true,
+        Scheme::Dpop => allow_dpop,
+    });
+    if let Some(scheme) = scheme {
+        // RFC 9110 §11.4: spaces, and no tab.
+        let start = rest.iter().position(|byte| *byte != b' ');
+        let rest = rest.get(start.unwrap_or(rest.len())..).unwrap_or_default();
+        return Ok(Some(Presented::new(rest, scheme)));
     }
-    let (scheme, rest) = line.split_once(' ').unwrap_or((line, ""));
-    match Scheme::from_name(scheme) {
-        None => Ok(None),
-        Some(Scheme::Dpop) if !allow_dpop => Ok(None),
-        Some(scheme) => BearerToken::parse(rest.trim_start_matches(' '), scheme).map(Some),
+    if is_visible(line) {
+        Ok(None)
+    } else {
+        Err(AuthorizationError::NotVisibleAscii)
     }
+}
+
+fn is_visible(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -112,15 +165,6 @@ fn is_b64token(text: &str) -> bool {
 }
 
 impl<'h> BearerToken<'h> {
-    /// Takes a text for a token if it has the form of one.
-    pub(super) fn parse(text: &'h str, scheme: Scheme) -> Result<Self, AuthorizationError> {
-        if is_b64token(text) {
-            Ok(Self { text, scheme })
-        } else {
-            Err(AuthorizationError::NotOneToken)
-        }
-    }
-
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {
@@ -142,7 +186,7 @@ impl fmt::Debug for BearerToken<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AuthorizationError, Scheme, access_token, bearer_token};
+    use super::{AuthorizationError, Presented, Scheme, bearer_token, presented};
     use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
     fn headers(lines: &[&[u8]]) -> HeaderMap {
@@ -205,6 +249,7 @@ mod tests {
             (&[b"Bearer ==="], NotOneToken),
             (&[b"Bearer a=b"], NotOneToken),
             (&[b"Bearer\ta"], NotVisibleAscii),
+            (&[b"Bearer \ta"], NotVisibleAscii),
             (&[b"Bearer a\xff"], NotVisibleAscii),
             (&[b"Bearer a", b"Bearer a"], Repeated),
             (&[b"Bearer a", b"Basic b"], Repeated),
@@ -232,7 +277,8 @@ mod tests {
             ),
         ] {
             let headers = headers(&[line.as_bytes()]);
-            let found = access_token(&headers, allow_dpop);
+            let found = presented(&headers, allow_dpop);
+            let found = found.and_then(|found| found.map(Presented::token).transpose());
             let found = found.map(|token| token.map(super::BearerToken::scheme));
             assert_eq!(found, expected, "{line}");
         }

@@ -65,7 +65,7 @@ impl<T> TokenCache<T> {
 
     /// What was remembered for this very token, unless its time is over or keys have gone since.
     #[must_use]
-    pub fn get(&self, token: &str, generation: u64, now: UnixTime) -> Option<Arc<T>> {
+    pub fn get(&self, token: &[u8], generation: u64, now: UnixTime) -> Option<Arc<T>> {
         let tail = tail(token)?;
         let mut shard = self
             .shard(tail)?
@@ -82,7 +82,8 @@ impl<T> TokenCache<T> {
 
     /// Remembers `value` for `token` until `valid_until`.
     pub fn insert(&self, token: &str, generation: u64, valid_until: UnixTime, value: Arc<T>) {
-        let Some((tail, shard)) = tail(token).and_then(|tail| Some((tail, self.shard(tail)?)))
+        let Some((tail, shard)) =
+            tail(token.as_bytes()).and_then(|tail| Some((tail, self.shard(tail)?)))
         else {
             return;
         };
@@ -140,9 +141,10 @@ impl<T> Shard<T> {
 }
 
 impl<T> Entry<T> {
-    fn answer(&self, token: &str, generation: u64, now: UnixTime) -> Option<Arc<T>> {
-        let holds =
-            *self.token == *token && self.generation == generation && now < self.valid_until;
+    fn answer(&self, token: &[u8], generation: u64, now: UnixTime) -> Option<Arc<T>> {
+        let holds = self.token.as_bytes() == token
+            && self.generation == generation
+            && now < self.valid_until;
         holds.then(|| Arc::clone(&self.value))
     }
 }
@@ -152,8 +154,8 @@ const fn entry_bytes(token: &str) -> usize {
     token.len().saturating_mul(4).saturating_add(512)
 }
 
-fn tail(token: &str) -> Option<Tail> {
-    token.as_bytes().last_chunk().copied()
+fn tail(token: &[u8]) -> Option<Tail> {
+    token.last_chunk().copied()
 }
 
 #[cfg(test)]
@@ -173,24 +175,34 @@ mod tests {
     fn it_answers_for_the_whole_token_only() {
         let cache = TokenCache::new();
         cache.insert(&token(1), 7, LATER, Arc::new("one"));
-        assert_eq!(cache.get(&token(1), 7, NOON).as_deref(), Some(&"one"));
-        assert_eq!(cache.get(&token(2), 7, NOON), None, "another signature");
+        assert_eq!(
+            cache.get(token(1).as_bytes(), 7, NOON).as_deref(),
+            Some(&"one")
+        );
+        assert_eq!(
+            cache.get(token(2).as_bytes(), 7, NOON),
+            None,
+            "another signature"
+        );
         let forged = token(1).replace("payload", "PAYLOAD");
         assert_eq!(
-            cache.get(&forged, 7, NOON),
+            cache.get(forged.as_bytes(), 7, NOON),
             None,
             "the same signature, another payload"
         );
-        assert_eq!(cache.get("short", 7, NOON), None, "shorter than a tail");
+        assert_eq!(cache.get(b"short", 7, NOON), None, "shorter than a tail");
     }
 
     #[test]
     fn it_forgets_with_time_and_with_keys() {
         let cache = TokenCache::new();
         cache.insert(&token(1), 7, LATER, Arc::new(()));
-        assert!(cache.get(&token(1), 7, NOON).is_some());
-        assert!(cache.get(&token(1), 7, LATER).is_none(), "at exp");
-        assert!(cache.get(&token(1), 8, NOON).is_none(), "a key has gone");
+        assert!(cache.get(token(1).as_bytes(), 7, NOON).is_some());
+        assert!(cache.get(token(1).as_bytes(), 7, LATER).is_none(), "at exp");
+        assert!(
+            cache.get(token(1).as_bytes(), 8, NOON).is_none(),
+            "a key has gone"
+        );
     }
 
     #[test]
@@ -201,12 +213,12 @@ mod tests {
             for number in 1..2_000 {
                 cache.insert(&token(number), 1, LATER, Arc::new(number));
                 assert!(
-                    cache.get(&token(0), 1, NOON).is_some(),
+                    cache.get(token(0).as_bytes(), 1, NOON).is_some(),
                     "in use, after {number}"
                 );
             }
             let kept = (1..2_000)
-                .filter(|number| cache.get(&token(*number), 1, NOON).is_some())
+                .filter(|number| cache.get(token(*number).as_bytes(), 1, NOON).is_some())
                 .count();
             assert!((1..=SHARDS * 8).contains(&kept), "{kept} kept");
         }

@@ -168,24 +168,29 @@ fn check_issuer(claims: &Claims, expected: &str) -> Result<(), Rejection> {
     }
 }
 
-/// RFC 7519 §4.1.3, RFC 9068 §4: a string or an array of strings, one of which is ours.
-fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Rejection> {
+/// RFC 7519 §4.1.3, RFC 9068 §4: a string or an array of strings, one of which is accepted.
+///
+/// # Errors
+///
+/// A [`Rejection`] when there is none of them, or `aud` is something else.
+pub fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Rejection> {
     const MALFORMED: Rejection = Rejection::MalformedClaim {
         claim: "aud",
         expected: "a string or an array of strings",
     };
-    let found: Vec<String> = match claims.get("aud") {
+    let found: Vec<&str> = match claims.get("aud") {
         None => return Err(Rejection::MissingClaim { claim: "aud" }),
-        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::String(one)) => vec![one],
         Some(Value::Array(many)) => many
             .iter()
-            .map(|entry| entry.as_str().map(str::to_owned).ok_or(MALFORMED))
+            .map(|entry| entry.as_str().ok_or(MALFORMED))
             .collect::<Result<_, _>>()?,
         Some(_) => return Err(MALFORMED),
     };
-    if found.iter().any(|audience| accepted.contains(audience)) {
+    if accepted.iter().any(|one| found.contains(&one.as_str())) {
         Ok(())
     } else {
+        let found = found.into_iter().map(str::to_owned).collect();
         Err(Rejection::WrongAudience { found })
     }
 }

@@ -12,9 +12,9 @@ mod rejection;
 mod sources;
 mod verifier;
 
-pub use bearer::{AuthorizationError, BearerToken, Scheme, bearer_token};
+pub use bearer::{AuthorizationError, BearerToken, Presented, Scheme, bearer_token};
 pub use cache::TokenCache;
-pub use checks::{ClaimCheck, SubjectKind, TypPolicy};
+pub use checks::{ClaimCheck, SubjectKind, TypPolicy, check_audience};
 pub use dpop::{
     Binding, DPOP, FreshProof, IAT_LEAD, NONCE_PERIOD, NonceAge, Nonces, NotRecorded, Proof,
     ProofError, ProofSettings, ProofTarget, PublicOrigin, ReplayCache, ReplayKey, UnverifiedProof,

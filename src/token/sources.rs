@@ -6,7 +6,7 @@ use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
 use http::{Uri, request};
 
-use super::bearer::{AuthorizationError, BearerToken, Scheme, access_token};
+use super::bearer::{self, AuthorizationError, BearerToken, Presented, Scheme};
 
 /// How an offered subprotocol that is a token begins.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
@@ -34,7 +34,21 @@ impl TokenSources {
         head: &'h request::Parts,
         is_websocket: bool,
     ) -> Result<Option<BearerToken<'h>>, AuthorizationError> {
-        let mut found = access_token(&head.headers, self.dpop)?;
+        let presented = self.presented(head, is_websocket)?;
+        presented.map(Presented::token).transpose()
+    }
+
+    /// Finds what is presented as the one token of a request, for [`TokenSources::find`].
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorizationError`] when there are two, or the `Authorization` header cannot be read.
+    pub fn presented<'h>(
+        &self,
+        head: &'h request::Parts,
+        is_websocket: bool,
+    ) -> Result<Option<Presented<'h>>, AuthorizationError> {
+        let mut found = bearer::presented(&head.headers, self.dpop)?;
         let in_query = head
             .uri
             .query()
@@ -45,7 +59,7 @@ impl TokenSources {
             if found.is_some() {
                 return Err(AuthorizationError::Repeated);
             }
-            found = Some(BearerToken::parse(candidate, Scheme::Bearer)?);
+            found = Some(Presented::new(candidate.as_bytes(), Scheme::Bearer));
         }
         Ok(found)
     }
@@ -73,8 +87,10 @@ impl TokenSources {
         is_websocket: bool,
     ) -> impl Iterator<Item = &'h str> + use<'h> {
         let on = self.websocket_protocol && is_websocket;
-        offers(headers)
-            .filter_map(move |offer| offer.strip_prefix(SUBPROTOCOL_PREFIX).filter(|_| on))
+        on.then(|| offers(headers))
+            .into_iter()
+            .flatten()
+            .filter_map(|offer| offer.strip_prefix(SUBPROTOCOL_PREFIX))
     }
 
     /// A backend decodes names, so an encoded spelling is the same parameter.

@@ -25,8 +25,9 @@ use super::http2;
 use crate::config::{UpstreamAddress, UpstreamProtocol};
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
 
-/// Response headers of a backend: the same order of size as a client may send.
-pub(super) const MAX_RESPONSE_HEADERS: usize = 256;
+/// Response headers of a backend: as many as a client may send. For more, hyper needs memory of its own
+/// for every answer.
+pub(super) const MAX_RESPONSE_HEADERS: usize = 100;
 
 /// What hyper may buffer of a response head. Mastra's own heads are under 2 KiB; cookies and
 /// content policies of other backends may be larger.

@@ -13,7 +13,7 @@ pub use connect::{ConnectError, Connector, ConnectorError};
 pub use failure::Failure;
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ use body::Upload;
 use http1::Http1;
 use http2::Http2;
 
-/// Told of an interim answer (RFC 9110 §15.2).
-pub type OnInterim = Box<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+/// What is told of interim answers (RFC 9110 §15.2) where nobody listens to them.
+pub type Unheard = fn(StatusCode, &HeaderMap);
 
 /// Sends requests to the backend.
 #[derive(Debug, Clone)]
@@ -68,7 +68,7 @@ impl Upstream {
         &self,
         request: AuthorizedRequest<RequestBody>,
         expiry: Option<Instant>,
-        on_interim: Option<OnInterim>,
+        on_interim: Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let mut request = request.into_request();
         if let Some(on_interim) = on_interim {
@@ -79,11 +79,13 @@ impl Upstream {
         let upload = Arc::clone(request.body().upload());
         match &self.protocol {
             Protocol::Http1(http1) => {
-                self.within_patience(&upload, expiry, http1.send(request))
-                    .await
+                let exchange = pin!(http1.send(request));
+                self.within_patience(&upload, expiry, exchange).await
             }
+            // Boxed, so that it takes no room in the futures of the others.
             Protocol::Http2(http2) => {
-                self.within_patience(&upload, expiry, http2.send(request))
+                let mut exchange = Box::pin(http2.send(request));
+                self.within_patience(&upload, expiry, exchange.as_mut())
                     .await
             }
         }
@@ -123,7 +125,7 @@ impl Upstream {
             }
             Ok(response)
         };
-        self.within_patience(&upload, None, exchange).await
+        self.within_patience(&upload, None, pin!(exchange)).await
     }
 
     /// Waits for an answer for as long as `timeouts.response_header` after the upload last moved: there
@@ -133,9 +135,8 @@ impl Upstream {
         &self,
         upload: &Upload,
         expiry: Option<Instant>,
-        exchange: impl Future<Output = Result<T, Failure>>,
+        mut exchange: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
-        let mut exchange = pin!(exchange);
         loop {
             let patience = after(upload.last_moved(), self.response_header_timeout);
             let deadline = expiry.map_or(patience, |expiry| expiry.min(patience));

@@ -7,5 +7,6 @@ mod mint;
 mod paths;
 mod rfc7515;
 mod rules;
+mod step_up;
 mod verifier;
 mod wycheproof;

@@ -1901,7 +1901,11 @@ fn j25_the_cache_ends_with_the_token_and_with_the_keys() {
             "another payload under the same signature",
         ),
     ] {
-        assert_eq!(cache.get(asked, generation, now).is_some(), found, "{why}");
+        assert_eq!(
+            cache.get(asked.as_bytes(), generation, now).is_some(),
+            found,
+            "{why}"
+        );
     }
 }
 

@@ -346,6 +346,30 @@ async fn check_shows_the_settings_and_the_routes() {
 }
 
 #[tokio::test]
+async fn check_shows_the_resources_and_where_their_metadata_is() {
+    let output = check(&format!(
+        "{VALID}[[resource]]\nurl = \"https://api.example.com/mcp\"\naudience = [\"https://api.example.com/mcp\", \"urn:mcp\"]\n\
+         [[route]]\npath = \"/mcp/**\"\nrequire = {{ scopes = [\"use:tools\"] }}\n"
+    ))
+    .await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (name, value) in [
+        ("auth0.audience", "https://your-api.com"),
+        ("resource", "https://api.example.com/mcp"),
+        (
+            "resource metadata",
+            "https://api.example.com/.well-known/oauth-protected-resource/mcp",
+        ),
+        ("resource audience", "https://api.example.com/mcp, urn:mcp"),
+        ("resource scopes", "use:tools"),
+    ] {
+        let line = format!("{name:<31} {value}\n");
+        assert!(text.contains(&line), "no {line} in:\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn every_shipped_configuration_loads() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let entries = std::fs::read_dir(&directory).expect("the directory config/");

@@ -18,9 +18,9 @@ use crate::support::upstream::response;
 use crate::support::{Findings, Proxy, Reply, Request, Response, Setup, Upstream};
 
 /// What clients write, though the proxy itself speaks clear text.
-const PUBLIC: &str = "https://agents.example.com";
+pub const PUBLIC: &str = "https://agents.example.com";
 
-const ACCEPTED: &str = "[dpop]\nmode = \"accepted\"";
+pub const ACCEPTED: &str = "[dpop]\nmode = \"accepted\"";
 const REQUIRED: &str = "[dpop]\nmode = \"required\"";
 const NONCES: &str = "[dpop]\nmode = \"accepted\"\nnonce = \"required\"";
 
@@ -35,7 +35,7 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 /// A client with a key of its own.
-struct Prover {
+pub struct Prover {
     key: SigningKey,
     algorithm: Algorithm,
 }
@@ -48,7 +48,7 @@ struct Draft<'p> {
 }
 
 impl Prover {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(SigningKey::ec(Algorithm::Es256))
     }
 
@@ -76,7 +76,7 @@ impl Prover {
     }
 
     /// The same token, bound to this key.
-    fn bind(&self, mint: Mint) -> String {
+    pub fn bind(&self, mint: Mint) -> String {
         mint.claim("cnf", json!({"jkt": self.thumbprint()})).mint()
     }
 
@@ -94,7 +94,7 @@ impl Prover {
         }
     }
 
-    fn proof(&self, method: &str, path: &str, token: &str) -> String {
+    pub fn proof(&self, method: &str, path: &str, token: &str) -> String {
         self.draft(method, path, token).sign()
     }
 
@@ -138,7 +138,7 @@ impl Draft<'_> {
 }
 
 /// A request with the token, in the scheme of proofs.
-fn presented(request: Request, token: &str) -> Request {
+pub fn presented(request: Request, token: &str) -> Request {
     request.header("Authorization", &format!("DPoP {token}"))
 }
 
@@ -1262,6 +1262,202 @@ async fn explain_says_that_a_proof_is_needed() {
                 "{expected}"
             );
         }
+    }
+}
+
+const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// Two resources, and tokens that are good at one of them only.
+fn with_resources(setup: Setup) -> Setup {
+    setup.rest(
+        "[[resource]]\nurl = \"https://agents.example.com/a\"\n\
+         [[resource]]\nurl = \"https://agents.example.com/b\"\n\
+         [[route]]\npath = \"/a/**\"\nrequire = { scopes = [\"read:a\"] }\n",
+    )
+}
+
+#[tokio::test]
+async fn the_metadata_of_a_resource_tells_of_proofs() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let required = format!("{REQUIRED}\nalgorithms = [\"EdDSA\", \"ES256\"]");
+    for (dpop, algorithms, is_required) in [
+        ("", None, None),
+        ("[dpop]", None, None),
+        (ACCEPTED, Some(json!(["ES256", "RS256"])), None),
+        (
+            &required,
+            Some(json!(["EdDSA", "ES256"])),
+            Some(json!(true)),
+        ),
+    ] {
+        let proxy = with_resources(setup(&issuer, &upstream, dpop))
+            .start()
+            .await;
+        for resource in ["a", "b"] {
+            let path = format!("{WELL_KNOWN}/{resource}");
+            let found = proxy.send(&Request::get(&path)).await.json();
+            assert_eq!(
+                found.get("dpop_signing_alg_values_supported"),
+                algorithms.as_ref(),
+                "{dpop}"
+            );
+            assert_eq!(
+                found.get("dpop_bound_access_tokens_required"),
+                is_required.as_ref(),
+                "{dpop}"
+            );
+            assert_eq!(found["bearer_methods_supported"], json!(["header"]));
+        }
+    }
+}
+
+/// Whatever the scheme, a client learns where the metadata is, and what to ask for where a token is wanted.
+#[tokio::test]
+async fn every_challenge_of_a_resource_names_its_metadata() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let accepted = with_resources(setup(&issuer, &upstream, ACCEPTED))
+        .start()
+        .await;
+    let (prover, other) = (Prover::new(), Prover::new());
+    let mint = || issuer.user("auth0|alice").claim("scope", "read:a");
+    let token = prover.bind(mint());
+    let of_b = prover.bind(mint().claim("aud", "https://agents.example.com/b"));
+    let poor = prover.bind(issuer.user("auth0|alice").claim("scope", "other"));
+    let at = |request: Request| presented(request, &token);
+    let wanted = Some("read:a");
+    for (request, status, code, errors, scopes) in [
+        (
+            Request::get("/a"),
+            401,
+            "token_missing",
+            OF_BOTH,
+            [wanted, wanted],
+        ),
+        (
+            Request::get("/a").bearer(&token),
+            401,
+            "token_requires_dpop",
+            "Bearer invalid_token, DPoP",
+            [wanted, wanted],
+        ),
+        (
+            at(Request::get("/a")),
+            401,
+            "dpop_proof_missing",
+            OF_PROOF,
+            [None, None],
+        ),
+        (
+            at(Request::get("/a")).header("DPoP", &other.proof("GET", "/a", &token)),
+            401,
+            "dpop_wrong_key",
+            "Bearer, DPoP invalid_token",
+            [wanted, wanted],
+        ),
+        (
+            prover.get("/a", &of_b),
+            401,
+            "token_wrong_audience",
+            "Bearer, DPoP invalid_token",
+            [wanted, wanted],
+        ),
+        (
+            prover.get("/a", &poor),
+            403,
+            "scope_missing",
+            "Bearer, DPoP insufficient_scope",
+            [None, wanted],
+        ),
+        (
+            Request::get("/a").header("Authorization", "Bearer a, DPoP b"),
+            400,
+            "authorization_malformed",
+            "Bearer invalid_request, DPoP invalid_request",
+            [None, None],
+        ),
+    ] {
+        let response = accepted.send(&request).await;
+        refused(&response, status, code, errors).expect(code);
+        let lines = response.head.all("www-authenticate");
+        for ((scheme, line), scope) in ["Bearer", "DPoP"].iter().zip(&lines).zip(scopes) {
+            let found = parameters(scheme, line).expect("a challenge");
+            let metadata = format!("{PUBLIC}{WELL_KNOWN}/a");
+            assert_eq!(
+                found.get("resource_metadata"),
+                Some(&metadata),
+                "{code}: {line}"
+            );
+            assert_eq!(
+                found.get("scope").map(String::as_str),
+                scope,
+                "{code}: {line}"
+            );
+        }
+    }
+    assert_eq!(upstream.requests(), 0);
+    // A token is good where it is for, and nothing is said of a resource elsewhere.
+    let path = "/b/x";
+    assert_eq!(accepted.send(&prover.get(path, &of_b)).await.status(), 200);
+    let elsewhere = accepted.send(&prover.get("/elsewhere", &of_b)).await;
+    refused(
+        &elsewhere,
+        401,
+        "token_wrong_audience",
+        "Bearer, DPoP invalid_token",
+    )
+    .expect("refused");
+    for line in elsewhere.head.all("www-authenticate") {
+        assert!(!line.contains("resource_metadata"), "{line}");
+    }
+
+    let required = with_resources(setup(&issuer, &upstream, REQUIRED))
+        .start()
+        .await;
+    let response = required.send(&Request::get("/a")).await;
+    refused(&response, 401, "token_missing", "DPoP").expect("one");
+    let [line] = response.head.all("www-authenticate")[..] else {
+        panic!("not one challenge");
+    };
+    assert!(
+        line.contains("/.well-known/oauth-protected-resource/a\""),
+        "{line}"
+    );
+}
+
+/// The report looks at the audience of a bound token too.
+#[tokio::test]
+async fn explain_says_that_a_bound_token_is_for_another_resource() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let prover = Prover::new();
+    let mint = issuer.user("auth0|alice").claim("scope", "read:a");
+    let token = prover.bind(mint.claim("aud", "https://agents.example.com/b"));
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    let text = with_resources(setup(&issuer, &upstream, ACCEPTED)).text();
+    std::fs::write(&file, text).expect("a file");
+    for (path, exit, code, outcome) in [
+        ("/a", 1, Some("token_wrong_audience"), "failed"),
+        ("/b", 0, None, "passed"),
+    ] {
+        let mut command = program();
+        command.args([
+            "explain",
+            "--json",
+            "--path",
+            path,
+            "--config",
+            &file.display().to_string(),
+        ]);
+        let output = run_to_end(command, &format!("DPoP {token}")).await;
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(output.status.code(), Some(exit), "{report}");
+        assert_eq!(report["code"].as_str(), code, "{report}");
+        let steps = report["steps"].as_array().expect("steps");
+        let audience = steps.iter().find(|step| step["check"] == "resource.aud");
+        assert_eq!(audience.expect("a step")["outcome"], outcome, "{report}");
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]
 
+mod a2a;
 mod answers;
 mod attacks;
 mod conduct;
@@ -17,6 +18,7 @@ mod connections;
 mod dpop;
 mod explain;
 mod flaws;
+mod floods;
 mod forwarding;
 mod grpc;
 mod harness;
@@ -30,6 +32,7 @@ mod metrics;
 mod operate;
 mod regressions;
 mod reload;
+mod resource;
 mod rolling;
 mod rules;
 mod storms;

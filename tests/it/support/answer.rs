@@ -92,6 +92,7 @@ fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
         | "path_malformed"
         | "request_malformed"
         | "request_timeout"
+        | "resource_unknown"
         | "upgrade_not_served"
         | "uri_too_long" => &["http_request_error"],
         "keys_unavailable" | "overloaded" => &["proxy_internal_error"],

@@ -1,5 +1,7 @@
 //! `authgate check`: what a configuration means, and whether the outside world plays along.
 
+mod card;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use crate::policy::{Access, Condition, Methods};
 use crate::tls::{HTTP_1_1, Roots};
 use crate::token::{IssuerKeys, Keyring, TypPolicy};
 use crate::upstream::Connector;
+use card::Card;
 
 /// The effective configuration and the route table, for people.
 #[must_use]
@@ -21,6 +24,7 @@ pub fn describe(config: &Config) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     _ = write_settings(&mut text, config);
+    _ = write_resources(&mut text, config);
     _ = write_routes(&mut text, config);
     text
 }
@@ -74,7 +78,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
             KeySource::Url(url) => line("auth0 keys from", url)?,
         }
     }
-    line("auth0.audience", &list(&verifier.audiences))?;
+    line("auth0.audience", &list(&auth0.audiences))?;
     line("auth0.algorithms", &list(&verifier.algorithms))?;
     line("auth0.clock_tolerance", &seconds(verifier.clock_tolerance))?;
     line(
@@ -212,6 +216,20 @@ fn list<T: ToString>(items: &[T]) -> String {
 
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs_f64())
+}
+
+fn write_resources(text: &mut String, config: &Config) -> std::fmt::Result {
+    for resource in config.resources.iter() {
+        let settings = &resource.settings;
+        let mut line =
+            |name: &str, value: &dyn std::fmt::Display| writeln!(text, "{name:<31} {value}");
+        line("resource", &settings.url.text)?;
+        line("resource metadata", &resource.metadata_url)?;
+        line("resource audience", &list(&settings.audiences))?;
+        let scopes: Vec<&String> = resource.scopes.iter().collect();
+        line("resource scopes", &list(&scopes))?;
+    }
+    Ok(())
 }
 
 fn write_routes(text: &mut String, config: &Config) -> std::fmt::Result {
@@ -358,14 +376,31 @@ pub fn exposure(config: &Config) -> Option<String> {
     })
 }
 
-/// Fetches every key set and connects to the upstream, once each. The first list is what went well,
-/// the second what did not.
-pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
-    let mut fine = Vec::new();
-    let mut wrong = Vec::new();
+/// What was found outside.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What went well.
+    pub fine: Vec<String>,
+    /// What will bring somebody trouble.
+    pub doubtful: Vec<String>,
+    /// What is out of reach.
+    pub wrong: Vec<String>,
+}
+
+/// Fetches every key set, connects to the upstream and reads its agent card, once each.
+pub async fn online(config: &Config) -> Found {
+    let mut found = Found::default();
+    let Found {
+        fine,
+        doubtful,
+        wrong,
+    } = &mut found;
     let published = match fetch(config).await {
         Ok(published) => published,
-        Err(error) => return (fine, vec![error]),
+        Err(error) => {
+            wrong.push(error);
+            return found;
+        }
     };
     for (tenant, published) in config.auth0.tenants.iter().zip(published) {
         let issuer = &tenant.issuer;
@@ -383,12 +418,25 @@ pub async fn online(config: &Config) -> (Vec<String>, Vec<String>) {
         config.timeouts.connect,
     );
     let connected = match connector {
-        Ok(connector) => connector.reach().await.map_err(|error| error.to_string()),
+        Ok(connector) => match connector.reach().await {
+            Ok(()) => Ok(connector),
+            Err(error) => Err(error.to_string()),
+        },
         Err(error) => Err(error.to_string()),
     };
     match connected {
-        Ok(()) => fine.push(format!("upstream {}: reachable", config.upstream)),
+        Ok(connector) => {
+            fine.push(format!("upstream {}: reachable", config.upstream));
+            match card::read(config, connector).await {
+                Card::NotPublic => {}
+                Card::Missing(why) => fine.push(format!("agent card: none: {why}")),
+                Card::There(doubts) => {
+                    fine.push("agent card: there".to_owned());
+                    doubtful.extend(doubts.iter().map(|doubt| format!("agent card: {doubt}")));
+                }
+            }
+        }
         Err(error) => wrong.push(format!("upstream {}: {error}", config.upstream)),
     }
-    (fine, wrong)
+    found
 }

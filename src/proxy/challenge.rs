@@ -1,0 +1,179 @@
+//! `WWW-Authenticate`: how a client gets a better token (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1).
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use http::{Method, Request, Uri};
+
+use super::Refusal;
+use super::schemes::{Offer, Schemes};
+use crate::config::Config;
+use crate::policy::Denial;
+use crate::token::ProofError;
+
+/// The error of a challenge.
+pub(super) enum Challenge {
+    /// None, and no challenge: authenticating again would not help.
+    None,
+    /// No token was sent, so there is no error to tell of.
+    NoError,
+    /// `error="invalid_request"`.
+    InvalidRequest(&'static str),
+    /// `error="invalid_token"`.
+    InvalidToken(&'static str),
+    /// `error="invalid_dpop_proof"`.
+    InvalidProof(&'static str),
+    /// `error="use_dpop_nonce"`.
+    UseNonce(&'static str),
+    /// `error="invalid_token"`, of a token whose proof is by another key.
+    WrongKey(&'static str),
+    /// `error="insufficient_scope"`, with every scope that is needed.
+    InsufficientScope(BTreeSet<String>),
+}
+
+/// Where the request was going, as far as a challenge tells of it.
+#[derive(Debug)]
+pub(crate) struct Realm<'s> {
+    name: &'s str,
+    metadata: Option<&'s str>,
+    /// What to ask for, where nothing is known of the caller.
+    scopes: BTreeSet<String>,
+}
+
+impl<'s> Realm<'s> {
+    /// The realm of what is no request.
+    pub(super) const fn unknown(config: &'s Config) -> Self {
+        Self {
+            name: config.auth0.name.as_str(),
+            metadata: None,
+            scopes: BTreeSet::new(),
+        }
+    }
+
+    /// The realm of a request that is refused. Clients of a resource are told at once which scopes to ask
+    /// for; its metadata lists them anyway. Others learn nothing of the rules without a token.
+    pub(crate) fn of(config: &'s Config, method: &str, path: &str, refusal: &Refusal) -> Self {
+        let mut realm = Self::unknown(config);
+        let Some(resource) = config.resources.of(path) else {
+            return realm;
+        };
+        realm.metadata = Some(&resource.metadata_url);
+        if is_for_want_of_a_token(refusal)
+            && let Ok(matched) = config.policy.matched(method, path)
+        {
+            realm.scopes = matched.scopes_to_ask_for();
+        }
+        realm
+    }
+}
+
+/// What was asked for, kept for a refusal. Only of resources there is something to say.
+pub(super) struct Asked(Option<(Method, Uri)>);
+
+impl Asked {
+    pub(super) fn of<B>(request: &Request<B>, config: &Config) -> Self {
+        let asked = || (request.method().clone(), request.uri().clone());
+        Self((!config.resources.is_empty()).then(asked))
+    }
+
+    pub(super) fn realm<'s>(&self, config: &'s Config, refusal: &Refusal) -> Realm<'s> {
+        self.0.as_ref().map_or_else(
+            || Realm::unknown(config),
+            |(method, uri)| Realm::of(config, method.as_str(), uri.path(), refusal),
+        )
+    }
+}
+
+/// Whether any good token would be a step forward.
+const fn is_for_want_of_a_token(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::Denied(Denial::Audience(_) | Denial::TokenRequired)
+            | Refusal::Proof {
+                error: ProofError::WrongKey,
+                ..
+            }
+            | Refusal::Token(_)
+    )
+}
+
+/// One challenge for each scheme that is offered. RFC 9110 §11.6.1: on one line they might be misread.
+pub(super) fn texts(challenge: &Challenge, realm: &Realm<'_>, schemes: Schemes<'_>) -> Vec<String> {
+    let is_about_proof = match challenge {
+        // Most refusals have none, and need none written.
+        Challenge::None => return Vec::new(),
+        Challenge::InvalidProof(_) | Challenge::UseNonce(_) | Challenge::WrongKey(_) => true,
+        Challenge::NoError
+        | Challenge::InvalidRequest(_)
+        | Challenge::InvalidToken(_)
+        | Challenge::InsufficientScope(_) => false,
+    };
+    let offers = schemes.offers(is_about_proof);
+    offers
+        .iter()
+        .filter_map(|offer| {
+            if offer.tells_error {
+                text_of(challenge, realm, offer)
+            } else {
+                text_of(&Challenge::NoError, realm, offer)
+            }
+        })
+        .collect()
+}
+
+/// `Bearer realm="…"` and what else there is to say. No value holds a quote or a backslash
+/// (RFC 6750 §3): descriptions are fixed, a resource's URL is checked where it is read, realm and scopes
+/// are cleaned here.
+fn text_of(challenge: &Challenge, realm: &Realm<'_>, offer: &Offer) -> Option<String> {
+    let mut text = format!("{} realm=\"{}\"", offer.name, quotable(realm.name));
+    if let Some(algorithms) = &offer.algorithms {
+        _ = write!(text, ", algs=\"{algorithms}\"");
+    }
+    let mut error = |code: &str, description: &str| {
+        _ = write!(
+            text,
+            ", error=\"{code}\", error_description=\"{description}\""
+        );
+    };
+    let scopes = match challenge {
+        Challenge::None => return None,
+        Challenge::NoError => &realm.scopes,
+        Challenge::InvalidRequest(description) => {
+            error("invalid_request", description);
+            &realm.scopes
+        }
+        Challenge::InvalidToken(description) | Challenge::WrongKey(description) => {
+            error("invalid_token", description);
+            &realm.scopes
+        }
+        Challenge::InvalidProof(description) => {
+            error("invalid_dpop_proof", description);
+            &realm.scopes
+        }
+        Challenge::UseNonce(description) => {
+            error("use_dpop_nonce", description);
+            &realm.scopes
+        }
+        Challenge::InsufficientScope(needed) => {
+            error(
+                "insufficient_scope",
+                "The token lacks a scope that this request needs",
+            );
+            needed
+        }
+    };
+    if !scopes.is_empty() {
+        let scopes: Vec<String> = scopes.iter().map(|scope| quotable(scope)).collect();
+        _ = write!(text, ", scope=\"{}\"", scopes.join(" "));
+    }
+    if let Some(metadata) = realm.metadata {
+        _ = write!(text, ", resource_metadata=\"{metadata}\"");
+    }
+    Some(text)
+}
+
+fn quotable(text: &str) -> String {
+    text.chars()
+        .filter(|character| matches!(character, ' '..='~') && !matches!(character, '"' | '\\'))
+        .collect()
+}

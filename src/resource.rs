@@ -1,0 +1,291 @@
+//! Protected resources (RFC 9728): what is published of each, and for which hosts and pages it is there.
+//!
+//! Pure. Everything comes from the configuration, and nothing from a request.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderValue, ORIGIN};
+use serde_json::{Map, Value, json};
+
+use crate::headers::{AllowedHost, Host};
+use crate::policy::{Area, Areas, PathError, Policy};
+
+/// Where the metadata of a resource at the root is; those of others are below it.
+pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+
+/// Scopes that say how to log in and not what may be done: clients add them as they like (MCP
+/// authorization, "Scope Selection").
+const SCOPES_OF_LOGGING_IN: [&str; 2] = ["offline_access", "openid"];
+
+/// The parts of a resource's URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceUrl {
+    /// All of it, as it was written: clients compare it letter for letter.
+    pub text: String,
+    /// Scheme and authority, as browsers send them in `Origin`.
+    pub origin: String,
+    /// The authority.
+    pub host: AllowedHost,
+    /// From the first slash on; empty where there is none.
+    pub path: String,
+}
+
+/// One `[[resource]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceSettings {
+    /// Where clients find it.
+    pub url: ResourceUrl,
+    /// Whom tokens for it may name, beside `auth0.audience`.
+    pub audiences: Vec<String>,
+    /// Advertised beside the scopes that rules name.
+    pub scopes: Vec<String>,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Where people read about it.
+    pub documentation: Option<String>,
+}
+
+/// What is published of proofs, the same for every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofSupport {
+    /// `dpop_signing_alg_values_supported`.
+    pub algorithms: Vec<&'static str>,
+    /// `dpop_bound_access_tokens_required`.
+    pub required: bool,
+}
+
+/// A resource, with what is published of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// As configured.
+    pub settings: ResourceSettings,
+    /// Where its metadata is.
+    pub metadata_url: String,
+    /// Every scope that is advertised.
+    pub scopes: BTreeSet<String>,
+    /// The paths at which its metadata is served.
+    metadata_paths: Vec<String>,
+    document: Bytes,
+}
+
+/// All of them.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    list: Vec<Resource>,
+    areas: Areas,
+    well_known: Area,
+}
+
+/// What a path is to the metadata.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WellKnown<'r> {
+    /// Nothing.
+    Elsewhere,
+    /// The metadata of this resource is there.
+    Metadata(&'r Resource),
+    /// Metadata could be there, and is not.
+    Unknown,
+}
+
+/// Why a request that belongs to a resource does not come from where it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misdirected {
+    /// The host is not the resource's.
+    Host,
+    /// The page is on another origin.
+    Origin,
+}
+
+impl Resources {
+    /// Computes what is published. `policy` has the area of each resource at the same place; `proofs` is
+    /// `None` where none are taken.
+    #[must_use]
+    pub fn new(
+        list: Vec<ResourceSettings>,
+        issuers: &[&str],
+        proofs: Option<&ProofSupport>,
+        policy: &Policy,
+    ) -> Self {
+        let is_alone = list.len() == 1;
+        let publish = |(place, settings): (usize, ResourceSettings)| {
+            let scopes = advertised(&settings, policy.scopes_in(place));
+            Resource::new(settings, scopes, issuers, proofs, is_alone)
+        };
+        Self {
+            list: list.into_iter().enumerate().map(publish).collect(),
+            areas: policy.areas().clone(),
+            well_known: Area::new(WELL_KNOWN, Vec::new()),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// In the order of configuration.
+    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
+        self.list.iter()
+    }
+
+    /// The resource that a path belongs to as it stands.
+    #[must_use]
+    pub fn of(&self, path: &str) -> Option<&Resource> {
+        self.list.get(self.areas.at(path)?)
+    }
+
+    /// What a path is to the metadata. Documents are there under one spelling only; with any resource, no
+    /// reading of another one is left for the upstream to answer.
+    #[must_use]
+    pub fn well_known(&self, path: &str) -> WellKnown<'_> {
+        if self.is_empty() || !self.well_known.holds_a_reading_of(path) {
+            return WellKnown::Elsewhere;
+        }
+        let has = |resource: &&Resource| resource.metadata_paths.iter().any(|own| own == path);
+        let found = self.list.iter().find(has);
+        found.map_or(WellKnown::Unknown, WellKnown::Metadata)
+    }
+
+    /// Whether a host is that of some resource.
+    #[must_use]
+    pub fn serve(&self, host: &Host) -> bool {
+        let mut resources = self.list.iter();
+        resources.any(|resource| resource.settings.url.host.covers(host))
+    }
+
+    /// Checks against DNS rebinding, for every resource that a reading of the path belongs to. What the
+    /// configuration welcomes elsewhere is left out: a host of `allowed_hosts`, an origin of `[cors]`.
+    ///
+    /// # Errors
+    ///
+    /// [`PathError`] for a path that cannot be decided on; within, what is not as it should be.
+    pub fn check_source(
+        &self,
+        path: &str,
+        host: Option<&Host>,
+        origin: Option<&HeaderMap>,
+    ) -> Result<Result<(), Misdirected>, PathError> {
+        let places = self.areas.under_every_reading(path)?;
+        for resource in places.iter().filter_map(|place| self.list.get(*place)) {
+            if host.is_some_and(|host| !resource.is_for_host(host)) {
+                return Ok(Err(Misdirected::Host));
+            }
+            if origin.is_some_and(|headers| !resource.is_for_origin(headers)) {
+                return Ok(Err(Misdirected::Origin));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+impl Resource {
+    fn new(
+        settings: ResourceSettings,
+        scopes: BTreeSet<String>,
+        issuers: &[&str],
+        proofs: Option<&ProofSupport>,
+        is_alone: bool,
+    ) -> Self {
+        let url = &settings.url;
+        // RFC 9728 §3.1: the well-known part goes between the host and the path.
+        let below = url.path.strip_suffix('/').unwrap_or(&url.path);
+        let inserted = if below.is_empty() {
+            WELL_KNOWN.to_owned()
+        } else {
+            format!("{WELL_KNOWN}{}", url.path)
+        };
+        let metadata_url = format!("{}{inserted}", url.origin);
+        let mut metadata_paths = vec![inserted];
+        // Clients leave a slash at the end out, and those without the challenge look at the root.
+        let others = [format!("{WELL_KNOWN}{below}"), WELL_KNOWN.to_owned()];
+        for (path, is_served) in others.into_iter().zip([true, is_alone]) {
+            if is_served && !metadata_paths.contains(&path) {
+                metadata_paths.push(path);
+            }
+        }
+        let document = document(&settings, &scopes, issuers, proofs);
+        Self {
+            settings,
+            metadata_url,
+            scopes,
+            metadata_paths,
+            document,
+        }
+    }
+
+    /// The metadata, as JSON.
+    #[must_use]
+    pub const fn document(&self) -> &Bytes {
+        &self.document
+    }
+
+    /// A name that an attacker can have resolve to this address is no address: browsers put into `Host`
+    /// what stands in the URL, and only names can be rebound. Probes ask by address.
+    fn is_for_host(&self, host: &Host) -> bool {
+        self.settings.url.host.covers(host) || host.is_address_or_localhost()
+    }
+
+    fn is_for_origin(&self, headers: &HeaderMap) -> bool {
+        let mut lines = headers.get_all(ORIGIN).iter();
+        let (Some(origin), None) = (lines.next(), lines.next()) else {
+            return false;
+        };
+        let url = &self.settings.url;
+        origin.as_bytes() == url.origin.as_bytes()
+            || (url.host.is_loopback() && is_loopback(origin))
+    }
+}
+
+/// Whether an origin is on this machine, with any port.
+fn is_loopback(origin: &HeaderValue) -> bool {
+    let text = origin.to_str().ok();
+    let rest = text.and_then(|text| {
+        text.strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://"))
+    });
+    let host = rest.and_then(AllowedHost::parse);
+    host.is_some_and(|host| host.is_loopback())
+}
+
+fn advertised(settings: &ResourceSettings, needed: BTreeSet<String>) -> BTreeSet<String> {
+    let of_rules = needed
+        .into_iter()
+        .filter(|scope| !SCOPES_OF_LOGGING_IN.contains(&scope.as_str()));
+    of_rules.chain(settings.scopes.iter().cloned()).collect()
+}
+
+/// RFC 9728 §2. What has no value is left out (§3.2).
+fn document(
+    settings: &ResourceSettings,
+    scopes: &BTreeSet<String>,
+    issuers: &[&str],
+    proofs: Option<&ProofSupport>,
+) -> Bytes {
+    let mut members = Map::new();
+    let mut set = |name: &str, value: Value| _ = members.insert(name.to_owned(), value);
+    set("resource", settings.url.text.as_str().into());
+    set("authorization_servers", json!(issuers));
+    if !scopes.is_empty() {
+        set("scopes_supported", json!(scopes));
+    }
+    set("bearer_methods_supported", json!(["header"]));
+    if let Some(name) = &settings.name {
+        set("resource_name", name.as_str().into());
+    }
+    if let Some(documentation) = &settings.documentation {
+        set("resource_documentation", documentation.as_str().into());
+    }
+    if let Some(proofs) = proofs {
+        set(
+            "dpop_signing_alg_values_supported",
+            json!(proofs.algorithms),
+        );
+        // False where it is left out.
+        if proofs.required {
+            set("dpop_bound_access_tokens_required", true.into());
+        }
+    }
+    Value::Object(members).to_string().into()
+}
