@@ -20,6 +20,7 @@ use crate::keys::{Fetcher, KeyStore};
 use crate::listener::ConnectionSettings;
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::nonce_key;
 use crate::proxy::Shared;
 use crate::rotation::RotationSettings;
 use crate::tls::{HTTP_1_1, Roots};
@@ -180,6 +181,9 @@ impl Reloader {
             config.timeouts.connect,
         )?;
         let connections = connection_settings(&config)?;
+        let previous = current.nonces.as_ref();
+        let previous = previous.map(|nonces| (&current.config, nonces));
+        let nonces = nonce_key::load(&config, previous)?;
         // Last of what can fail: it makes series for new issuers.
         let keys = if same_keys(&config, &current.config) {
             None
@@ -187,7 +191,7 @@ impl Reloader {
             Some(self.fresh_keys(&config).await?)
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
-        let settings = current.succeeded_by(config, Arc::clone(store), connector);
+        let settings = current.succeeded_by(config, Arc::clone(store), connector, nonces);
         let generation = settings.generation;
         self.shared.replace(settings);
         self.connections.send_replace(connections);
@@ -313,13 +317,14 @@ impl WatchedSource {
         self.source.load()
     }
 
-    /// Watches the files that this configuration names, too: certificates are renewed in place.
+    /// Watches the files that this configuration names, too: certificates and keys are renewed in place.
     pub fn watch(&mut self, config: &Config) {
         let certificate = config.tls.iter().flat_map(CertificateFiles::paths);
         let files = self
             .file()
             .into_iter()
-            .chain(certificate.map(Path::to_owned));
+            .chain(certificate.map(Path::to_owned))
+            .chain(nonce_key::file(config).map(Path::to_owned));
         let files: Vec<PathBuf> = files.collect();
         if files != self.files {
             self.files = files;

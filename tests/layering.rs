@@ -52,6 +52,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
     ("listening", &[], &[]),
+    ("nonce_key", &["config", "token"], &["ring"]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
@@ -164,6 +165,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "jose",
             "keys",
             "listening",
+            "nonce_key",
             "policy",
             "tls",
             "token",
@@ -212,6 +214,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "listener",
             "logging",
             "metrics",
+            "nonce_key",
             "proxy",
             "rotation",
             "tls",
@@ -229,6 +232,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "descriptors",
             "listener",
             "metrics",
+            "nonce_key",
             "proxy",
             "reload",
             "tls",
@@ -433,6 +437,10 @@ fn only_the_named_modules_make_the_proofs() {
     for (proof, home) in [
         ("VerifiedToken {", "token/verifier.rs"),
         ("Permit {", "policy/decision.rs"),
+        ("Identity { token", "identity.rs"),
+        ("BoundIdentity {", "identity.rs"),
+        ("Ok(Proof {", "token/dpop/mod.rs"),
+        ("FreshProof(", "token/dpop/replay.rs"),
     ] {
         let makers: Vec<String> = sources()
             .into_iter()
@@ -454,11 +462,12 @@ fn only_the_named_modules_make_the_proofs() {
 /// The refusal codes in the code are the ones in the README: each with what to do about it.
 #[test]
 fn every_code_stands_in_the_readme() {
-    const CODES: [&str; 6] = [
+    const CODES: [&str; 7] = [
         "listener/connection.rs",
         "policy/decision.rs",
         "proxy/access_log.rs",
         "proxy/refusal.rs",
+        "token/dpop/error.rs",
         "token/rejection.rs",
         "upstream/failure.rs",
     ];

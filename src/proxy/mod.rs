@@ -6,9 +6,11 @@ mod body;
 mod challenge;
 mod first_sight;
 mod frames;
+mod possession;
 mod refusal;
 mod resource;
 mod respond;
+mod schemes;
 mod settings;
 mod tunnel;
 
@@ -26,9 +28,11 @@ use hyper::body::Incoming;
 pub use body::{Body, BodyError};
 use challenge::Asked;
 pub(crate) use challenge::Realm;
+pub(crate) use possession::{Worth, worth};
 pub use refusal::Refusal;
 pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{options_answer, refusal_text};
+pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
@@ -42,6 +46,7 @@ use crate::random::Random;
 use crate::upstream::RequestBody;
 use access_log::AccessLog;
 use first_sight::FirstSight;
+use possession::Possession;
 use settings::CurrentUpstream;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -52,6 +57,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     upstream: CurrentUpstream,
     first_sight: FirstSight,
+    proofs: FirstSight,
     random: Mutex<Random>,
 }
 
@@ -60,6 +66,7 @@ struct Exchange {
     settings: Arc<Settings>,
     origin: Origin,
     request_id: HeaderValue,
+    possession: Possession,
     log: AccessLog,
 }
 
@@ -71,6 +78,7 @@ impl Proxy {
             shared,
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::default(),
+            proofs: FirstSight::default(),
             random: Mutex::new(Random::new()),
         }
     }
@@ -86,11 +94,13 @@ impl Proxy {
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
+            possession: Possession::default(),
             log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
+        let credentials = Credentials::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
         let asked = Asked::of(&request, &exchange.settings.config);
         let answer = self.handle(request, &client, &mut exchange).await;
@@ -98,6 +108,7 @@ impl Proxy {
             settings,
             origin,
             request_id,
+            possession,
             mut log,
         } = exchange;
         let mut response = match answer {
@@ -108,6 +119,9 @@ impl Proxy {
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
+                if response.status().is_success() {
+                    possession.renew_nonce(response.headers_mut());
+                }
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
                 let expiry = log.expiry(settings.expiry_grace());
@@ -121,7 +135,16 @@ impl Proxy {
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
                 let realm = asked.realm(&settings.config, &refusal);
-                respond::refuse(&refusal, is_grpc, &realm, &request_id, &origin, log)
+                let schemes = Schemes::new(&settings.config, credentials);
+                respond::refuse(
+                    &refusal,
+                    is_grpc,
+                    &realm,
+                    schemes,
+                    &request_id,
+                    &origin,
+                    log,
+                )
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -151,6 +174,7 @@ impl Proxy {
             origin,
             request_id,
             log,
+            ..
         } = exchange;
         for denial in permit.shadowed() {
             log.shadowed(denial.code());
@@ -209,9 +233,7 @@ impl Proxy {
                 return Ok(Decision::Own(answer));
             }
             check_source(&settings.config, head, &host, origin)?;
-            let permit = self
-                .permit(&settings, head, body, client, &mut exchange.log)
-                .await;
+            let permit = self.permit(&settings, head, body, client, exchange).await;
             match permit {
                 Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
                 Ok(None) => {}
@@ -243,13 +265,13 @@ impl Proxy {
         head: &request::Parts,
         body: &Incoming,
         client: &Client,
-        log: &mut AccessLog,
+        exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
         let policy = &settings.config.policy;
         let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, body) {
             let matched = policy.matched(method, path).map_err(Refusal::Path)?;
-            log.matched(matched.route());
+            exchange.log.matched(matched.route());
             // The asking itself may be denied too, by a route that names OPTIONS.
             let asking = policy.matched("OPTIONS", path).map_err(Refusal::Path)?;
             let decide = || {
@@ -262,8 +284,8 @@ impl Proxy {
         let matched = policy
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
-        log.matched(matched.route());
-        let caller = self.authenticate(settings, head, client, log).await;
+        exchange.log.matched(matched.route());
+        let caller = self.authenticate(settings, head, client, exchange).await;
         let caller = match caller {
             Ok(caller) => caller.map_or(Caller::Anonymous, Caller::Verified),
             Err(refusal) => {
@@ -365,7 +387,8 @@ impl Handler for Arc<Proxy> {
         let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
         let settings = self.shared.current();
         let realm = Realm::unknown(&settings.config);
-        respond::refuse_unreadable(why, &realm, &request_id, log)
+        let schemes = Schemes::new(&settings.config, Credentials::Nothing);
+        respond::refuse_unreadable(why, &realm, schemes, &request_id, log)
     }
 }
 

@@ -9,11 +9,14 @@ use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
 use super::challenge::{self, Challenge, Realm};
+use super::possession::DPOP_NONCE;
+use super::schemes::Schemes;
 use super::{Body, Refusal, resource};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::policy::Denial;
+use crate::token::ProofError;
 use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
 /// When a client that met missing keys should come back: soon, since asking costs next to nothing.
@@ -88,8 +91,9 @@ fn answer(refusal: &Refusal) -> Answer {
             ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::Overloaded => overloaded(),
+        Refusal::Overloaded | Refusal::ReplayCacheFull => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
+        Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
         Refusal::ResourceUnknown => Answer::plain(StatusCode::NOT_FOUND, "Resource unknown"),
         Refusal::Token(rejection) => invalid_token(rejection.description()),
         Refusal::TooManyHeaders => Answer::plain(
@@ -138,6 +142,21 @@ fn failed(failure: &Failure) -> Answer {
         Failure::Expired => invalid_token("The token has expired"),
         Failure::Upgrade => upgrade_not_served(),
         Failure::UploadStalled(_) => request_timeout(),
+    }
+}
+
+/// RFC 9449 §7.1 and §9. Its figure 16 has a key that does not match under `invalid_token`: it is the token
+/// that is not good in these hands.
+fn proof_refused(error: &ProofError, nonce: Option<&String>) -> Answer {
+    let description = error.description();
+    Answer {
+        challenge: match error {
+            ProofError::Nonce => Challenge::UseNonce(description),
+            ProofError::WrongKey => Challenge::WrongKey(description),
+            _ => Challenge::InvalidProof(description),
+        },
+        header: nonce.map(|nonce| (DPOP_NONCE, nonce.clone())),
+        ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
     }
 }
 
@@ -233,12 +252,13 @@ pub(super) fn refuse(
     refusal: &Refusal,
     is_grpc: bool,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     log.refused(refusal);
-    let response = refusal_text(refusal, is_grpc, realm, request_id, origin);
+    let response = refusal_text(refusal, is_grpc, realm, schemes, request_id, origin);
     // Who has left gets nothing.
     if !refusal.is_by_leaving() {
         log.status(response.status());
@@ -250,12 +270,13 @@ pub(super) fn refuse(
 pub(super) fn refuse_unreadable(
     why: Unreadable,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     mut log: AccessLog,
 ) -> Vec<u8> {
     let refusal = Refusal::Unreadable(why);
     log.refused(&refusal);
-    let response = refusal_text(&refusal, false, realm, request_id, &Origin::None);
+    let response = refusal_text(&refusal, false, realm, schemes, request_id, &Origin::None);
     log.status(response.status());
     let mut bytes = http1_head(response.status(), response.headers());
     let body = response.body();
@@ -287,6 +308,7 @@ pub(crate) fn refusal_text(
     refusal: &Refusal,
     is_grpc: bool,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
 ) -> Response<String> {
@@ -313,11 +335,11 @@ pub(crate) fn refusal_text(
     headers.insert(X_REQUEST_ID, request_id.clone());
     let status = format!("authgate; error={}", refusal.error_type());
     set_text(headers, PROXY_STATUS, Some(status));
-    set_text(
-        headers,
-        WWW_AUTHENTICATE,
-        challenge::text(&answer.challenge, realm),
-    );
+    for text in challenge::texts(&answer.challenge, realm, schemes) {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.append(WWW_AUTHENTICATE, value);
+        }
+    }
     if let Some((name, value)) = answer.header {
         set_text(headers, name, Some(value));
     }
