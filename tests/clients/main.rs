@@ -20,6 +20,7 @@ mod dpop;
     reason = "it is written for the integration tests, which use all of it"
 )]
 mod issuer;
+mod mcp;
 mod node;
 #[path = "../it/support/mod.rs"]
 #[expect(
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
     let cases = cases![
         dpop::the_proofs_of_other_libraries_count,
         dpop::other_clients_follow_the_nonce,
+        mcp::the_official_clients_find_the_issuer_and_step_up,
+        mcp::the_conformance_suite_sees_no_difference,
     ];
     let words: Vec<String> = std::env::args()
         .skip(1)

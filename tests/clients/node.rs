@@ -13,6 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// A folder with the scripts and everything that they import.
 pub struct Node {
     folder: PathBuf,
+    root: Option<PathBuf>,
 }
 
 impl Node {
@@ -34,7 +35,15 @@ impl Node {
             .output()
             .expect("npm");
         assert!(installed.status.success(), "{installed:?}");
-        Self { folder }
+        Self { folder, root: None }
+    }
+
+    /// The same for scripts that trust this root too.
+    pub fn trusting(&self, root: &Path) -> Self {
+        Self {
+            folder: self.folder.clone(),
+            root: Some(root.to_owned()),
+        }
     }
 
     /// Runs a script to its end. `answer` makes what it asks for. Returns the cases that held; that one did
@@ -56,6 +65,8 @@ impl Node {
             command.env_remove(variable);
             command.env_remove(variable.to_ascii_uppercase());
         }
+        command.env_remove("NODE_EXTRA_CA_CERTS");
+        command.envs(self.root.iter().map(|root| ("NODE_EXTRA_CA_CERTS", root)));
         let mut child = command.spawn().expect("node");
         let stdin = child.stdin.take().expect("its stdin");
         let stdout = child.stdout.take().expect("its stdout");
