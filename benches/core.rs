@@ -67,6 +67,7 @@ impl Tenant {
                 max_token_age: None,
                 typ: TypPolicy::Any,
                 allow_anonymous: false,
+                bound_tokens: false,
                 max_token_bytes: 16 * 1024,
             }),
             keyring: Keyring::new(vec![issuer], 1),

@@ -22,6 +22,7 @@ use crate::config::{Config, SessionKeyError};
 use crate::descriptors;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
 use crate::metrics::Metrics;
+use crate::nonce_key::{self, NonceKeyError};
 use crate::proxy::{Proxy, Settings, Shared};
 use crate::reload::{self, KeptKeys, Reloader, WatchedSource};
 use crate::tls::{Roots, RootsError};
@@ -52,6 +53,8 @@ pub enum AppError {
     },
     /// The listener's certificate cannot be used.
     Certificate(CertificateError),
+    /// There is no key for nonces.
+    NonceKey(NonceKeyError),
     /// The operating system refused a thread, a runtime or a signal handler.
     Os(io::Error),
     /// No trusted roots.
@@ -75,6 +78,7 @@ impl fmt::Display for AppError {
                 error,
             } => write!(f, "{key}: cannot listen on {address}: {error}"),
             Self::Certificate(error) => error.fmt(f),
+            Self::NonceKey(error) => error.fmt(f),
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
             Self::Keys(error) => write!(f, "keys: {error}"),
@@ -93,7 +97,11 @@ impl AppError {
     pub const fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Certificate(_) | Self::Roots(_) | Self::Sessions(_) | Self::Upstream(_)
+            Self::Certificate(_)
+                | Self::NonceKey(_)
+                | Self::Roots(_)
+                | Self::Sessions(_)
+                | Self::Upstream(_)
         )
     }
 }
@@ -157,9 +165,10 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let served_by = reload::connection_settings(&config).map_err(AppError::Certificate)?;
     let connections = watch::Sender::new(served_by);
     source.watch(&config);
+    let nonces = nonce_key::load(&config, None).map_err(AppError::NonceKey)?;
     let sessions = config.mcp.sessions.load().map_err(AppError::Sessions)?;
     let settings =
-        Settings::new(config, Arc::clone(&keys.store), connector).with_sessions(sessions);
+        Settings::new(config, Arc::clone(&keys.store), connector, nonces).with_sessions(sessions);
     let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)));
     let mut tasks = JoinSet::new();
     if let Some(admin) = admin {

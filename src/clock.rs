@@ -42,6 +42,12 @@ impl UnixTime {
         self.0.as_secs()
     }
 
+    /// The millionth parts of a second after [`UnixTime::as_secs`].
+    #[must_use]
+    pub const fn subsec_micros(self) -> u32 {
+        self.0.subsec_micros()
+    }
+
     /// How long after `earlier` this moment is; nothing when it is before.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

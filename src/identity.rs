@@ -1,12 +1,13 @@
 //! Who is asking, as the upstream is told: headers made from a verified token and from nothing else.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use crate::claims::ClaimPath;
-use crate::token::VerifiedToken;
+use crate::token::{Binding, FreshProof, VerifiedToken};
 
 /// `[identity]`: which claim goes into which header.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,17 +23,33 @@ pub struct IdentitySettings {
 }
 
 /// A verified token with the headers that speak for it. They are made once and serve every request
-/// that carries the token.
+/// that carries the token. Who holds one has also seen the proof that the token needs, if it needs one.
 #[derive(Debug)]
 pub struct Identity {
     token: VerifiedToken,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// What a verified token is worth by itself.
+#[derive(Debug)]
+pub enum Credential {
+    /// An identity, for whoever holds the token.
+    Bearer(Arc<Identity>),
+    /// An identity for those who also hold the key that the token is bound to.
+    Bound(BoundIdentity),
+}
+
+/// An identity that is released for a proof, request by request.
+#[derive(Debug)]
+pub struct BoundIdentity {
+    binding: Binding,
+    identity: Arc<Identity>,
+}
+
 impl IdentitySettings {
     /// Makes the headers for a token. A claim that is absent gets no header.
     #[must_use]
-    pub fn identify(&self, token: VerifiedToken) -> Identity {
+    pub fn identify(&self, token: VerifiedToken) -> Credential {
         let subject = Some((self.subject_header.clone(), encode(token.subject(), "")));
         let claims = self
             .claims_header
@@ -49,7 +66,12 @@ impl IdentitySettings {
             // Encoded text is visible ASCII, so this never drops one.
             .filter_map(|(name, text)| Some((name, HeaderValue::try_from(text).ok()?)))
             .collect();
-        Identity { token, headers }
+        let binding = token.binding().cloned();
+        let identity = Arc::new(Identity { token, headers });
+        match binding {
+            None => Credential::Bearer(identity),
+            Some(binding) => Credential::Bound(BoundIdentity { binding, identity }),
+        }
     }
 
     /// The names that only these headers may bear.
@@ -57,6 +79,42 @@ impl IdentitySettings {
         std::iter::once(&self.subject_header)
             .chain(&self.claims_header)
             .chain(self.headers.iter().map(|(name, _)| name))
+    }
+}
+
+impl Credential {
+    /// The token, for looking at.
+    #[must_use]
+    pub fn token(&self) -> &VerifiedToken {
+        match self {
+            Self::Bearer(identity) => identity.token(),
+            Self::Bound(bound) => bound.identity.token(),
+        }
+    }
+
+    /// The identity that the token alone is worth; `None` when it is bound.
+    #[must_use]
+    pub fn bearer(self) -> Option<Arc<Identity>> {
+        match self {
+            Self::Bearer(identity) => Some(identity),
+            Self::Bound(_) => None,
+        }
+    }
+}
+
+impl BoundIdentity {
+    /// What a proof must be for.
+    #[must_use]
+    pub const fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// The identity, for a proof that holds, that was never used before, and that is for this token;
+    /// `None` for one that is for another.
+    #[must_use]
+    pub fn release(&self, proof: &FreshProof<'_>) -> Option<Arc<Identity>> {
+        let is_ours = proof.proof().is_for(&self.binding);
+        is_ours.then(|| Arc::clone(&self.identity))
     }
 }
 

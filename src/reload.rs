@@ -20,6 +20,7 @@ use crate::keys::{Fetcher, KeyStore};
 use crate::listener::ConnectionSettings;
 use crate::logging;
 use crate::metrics::Metrics;
+use crate::nonce_key;
 use crate::proxy::Shared;
 use crate::rotation::RotationSettings;
 use crate::tls::{HTTP_1_1, Roots};
@@ -181,6 +182,9 @@ impl Reloader {
         )?;
         let connections = connection_settings(&config)?;
         let sessions = config.mcp.sessions.load()?;
+        let previous = current.nonces.as_ref();
+        let previous = previous.map(|nonces| (&current.config, nonces));
+        let nonces = nonce_key::load(&config, previous)?;
         // Last of what can fail: it makes series for new issuers.
         let keys = if same_keys(&config, &current.config) {
             None
@@ -189,7 +193,7 @@ impl Reloader {
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);
         let settings = current
-            .succeeded_by(config, Arc::clone(store), connector)
+            .succeeded_by(config, Arc::clone(store), connector, nonces)
             .with_sessions(sessions);
         let generation = settings.generation;
         self.shared.replace(settings);
@@ -316,13 +320,14 @@ impl WatchedSource {
         self.source.load()
     }
 
-    /// Watches the files that this configuration names, too: certificates are renewed in place.
+    /// Watches the files that this configuration names, too: certificates and keys are renewed in place.
     pub fn watch(&mut self, config: &Config) {
         let certificate = config.tls.iter().flat_map(CertificateFiles::paths);
         let files = self
             .file()
             .into_iter()
             .chain(certificate.map(Path::to_owned))
+            .chain(nonce_key::file(config).map(Path::to_owned))
             .chain(config.mcp.sessions.file());
         let files: Vec<PathBuf> = files.collect();
         if files != self.files {

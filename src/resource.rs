@@ -46,6 +46,15 @@ pub struct ResourceSettings {
     pub documentation: Option<String>,
 }
 
+/// What is published of proofs, the same for every resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProofSupport {
+    /// `dpop_signing_alg_values_supported`.
+    pub algorithms: Vec<&'static str>,
+    /// `dpop_bound_access_tokens_required`.
+    pub required: bool,
+}
+
 /// A resource, with what is published of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -89,13 +98,19 @@ pub enum Misdirected {
 }
 
 impl Resources {
-    /// Computes what is published. `policy` has the area of each resource at the same place.
+    /// Computes what is published. `policy` has the area of each resource at the same place; `proofs` is
+    /// `None` where none are taken.
     #[must_use]
-    pub fn new(list: Vec<ResourceSettings>, issuers: &[&str], policy: &Policy) -> Self {
+    pub fn new(
+        list: Vec<ResourceSettings>,
+        issuers: &[&str],
+        proofs: Option<&ProofSupport>,
+        policy: &Policy,
+    ) -> Self {
         let is_alone = list.len() == 1;
         let publish = |(place, settings): (usize, ResourceSettings)| {
             let scopes = advertised(&settings, policy.scopes_in(place));
-            Resource::new(settings, scopes, issuers, is_alone)
+            Resource::new(settings, scopes, issuers, proofs, is_alone)
         };
         Self {
             list: list.into_iter().enumerate().map(publish).collect(),
@@ -170,6 +185,7 @@ impl Resource {
         settings: ResourceSettings,
         scopes: BTreeSet<String>,
         issuers: &[&str],
+        proofs: Option<&ProofSupport>,
         is_alone: bool,
     ) -> Self {
         let url = &settings.url;
@@ -189,7 +205,7 @@ impl Resource {
                 metadata_paths.push(path);
             }
         }
-        let document = document(&settings, &scopes, issuers);
+        let document = document(&settings, &scopes, issuers, proofs);
         Self {
             settings,
             metadata_url,
@@ -241,7 +257,12 @@ fn advertised(settings: &ResourceSettings, needed: BTreeSet<String>) -> BTreeSet
 }
 
 /// RFC 9728 §2. What has no value is left out (§3.2).
-fn document(settings: &ResourceSettings, scopes: &BTreeSet<String>, issuers: &[&str]) -> Bytes {
+fn document(
+    settings: &ResourceSettings,
+    scopes: &BTreeSet<String>,
+    issuers: &[&str],
+    proofs: Option<&ProofSupport>,
+) -> Bytes {
     let mut members = Map::new();
     let mut set = |name: &str, value: Value| _ = members.insert(name.to_owned(), value);
     set("resource", settings.url.text.as_str().into());
@@ -255,6 +276,16 @@ fn document(settings: &ResourceSettings, scopes: &BTreeSet<String>, issuers: &[&
     }
     if let Some(documentation) = &settings.documentation {
         set("resource_documentation", documentation.as_str().into());
+    }
+    if let Some(proofs) = proofs {
+        set(
+            "dpop_signing_alg_values_supported",
+            json!(proofs.algorithms),
+        );
+        // False where it is left out.
+        if proofs.required {
+            set("dpop_bound_access_tokens_required", true.into());
+        }
     }
     Value::Object(members).to_string().into()
 }

@@ -21,9 +21,6 @@ use toml::{Table, Value};
 const DOMAIN: &str = "your-tenant.us.auth0.com";
 const AUDIENCE: &str = "https://your-api.com";
 
-/// Keys that are known by name, and refused until a later release.
-const LATER: [&str; 1] = ["public_url"];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
@@ -229,6 +226,8 @@ fn the_reference_is_complete() {
         unknown = 1
         [cors]
         unknown = 1
+        [dpop]
+        unknown = 1
         [identity]
         unknown = 1
         [limits]
@@ -270,6 +269,7 @@ fn the_reference_is_complete() {
             "auth0",
             "auth0.keys",
             "cors",
+            "dpop",
             "identity",
             "limits",
             "mcp",
@@ -305,24 +305,6 @@ fn the_reference_is_complete() {
             shown, keys,
             "[{section}] in the reference, and in the program"
         );
-    }
-}
-
-#[test]
-fn keys_of_later_releases_are_refused_and_named_in_the_reference() {
-    let reference = reference();
-    for key in LATER {
-        let found = errors(load(&complete(&format!("{key} = {{}}"))));
-        assert_eq!(
-            joined(&found),
-            format!("  {key}: is not supported yet; remove it\n")
-        );
-        let comment = reference
-            .lines()
-            .filter_map(|line| line.strip_prefix("#   "))
-            .find(|line| line.trim_start_matches('[').starts_with(key))
-            .unwrap_or_else(|| panic!("{key} is not in the reference"));
-        assert!(comment.contains("not supported yet"), "{comment}");
     }
 }
 
@@ -471,6 +453,32 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("listen = \"127.0.0.1:4111\"", "upstream", "is where authgate itself listens"),
     ("listen = \"[::]:4111\"", "upstream", "is where authgate itself listens"),
     ("admin = \"0.0.0.0:8080\"", "admin", "is the same address as listen (0.0.0.0:8080)"),
+
+    ("public_url = \"api.example.com\"", "public_url", "has no scheme; write scheme and host, such as \"https://api.example.com\""),
+    ("public_url = \"https://api.example.com/agents\"", "public_url", "holds a path, query or fragment"),
+    ("public_url = \"https://api.example.com?a\"", "public_url", "holds a path, query or fragment"),
+    ("public_url = \"https://me@api.example.com\"", "public_url", "holds user information"),
+    ("public_url = \"wss://api.example.com\"", "public_url", "is neither https:// nor http://"),
+    ("public_url = \"https://api.example.com:99999\"", "public_url", "has no usable host and port"),
+    ("public_url = \"https://:443\"", "public_url", "has no usable host and port"),
+    ("public_url = 443", "public_url", "is a number, not a string"),
+    ("dpop.mode = \"accepted\"", "dpop.mode", "needs public_url: a proof is made for the URL that the client uses"),
+    ("dpop.mode = \"required\"", "dpop.mode", "needs public_url"),
+    ("dpop.mode = \"on\"", "dpop.mode", "write \"off\" or \"accepted\" or \"required\""),
+    ("dpop.mode = true", "dpop.mode", "is a boolean, not a string"),
+    ("dpop.algorithms = []", "dpop.algorithms", "is an empty list"),
+    ("dpop.algorithms = [\"HS256\"]", "dpop.algorithms", "\"HS256\" is not supported; known: ES256, ES384, EdDSA, RS256, PS256"),
+    ("dpop.algorithms = [\"ES256\", \"none\"]", "dpop.algorithms", "\"none\" is not supported"),
+    ("dpop.algorithms = \"RS512\"", "dpop.algorithms", "\"RS512\" is not supported"),
+    ("dpop.algorithms = 256", "dpop.algorithms", "write a string or a list of strings"),
+    ("dpop.max_age = \"0s\"", "dpop.max_age", "must be more than zero"),
+    ("dpop.max_age = \"2h\"", "dpop.max_age", "is more than 1h"),
+    ("dpop.max_age = 300", "dpop.max_age", "write a duration"),
+    ("dpop.nonce = \"on\"", "dpop.nonce", "write \"off\" or \"required\""),
+    ("dpop.nonce_key_file = \"nonce.key\"", "dpop.nonce_key_file", "needs dpop.nonce = \"required\""),
+    ("dpop.replay_cache = 0", "dpop.replay_cache", "write a whole number from 1 on"),
+    ("dpop.replay_cache = 10000001", "dpop.replay_cache", "is more than 10000000"),
+    ("dpop.replay = 1", "dpop.replay", "known here: mode, algorithms"),
 
     // Whose tokens.
     ("auth0.domain = \"http://your-tenant.us.auth0.com/\"", "auth0.domain",
@@ -704,6 +712,7 @@ const DOUBTS: &[(&str, &str, &str)] = &[
     ("identity.headers.x-roles = \"roles\"", "identity.headers.\"x-roles\"", "Auth0 silently drops a claim named \"roles\""),
     ("mcp.filter_tools = true", "mcp.filter_tools", "does nothing without a [[route]] that has mcp"),
     ("mcp.read_bodies = true", "mcp.read_bodies", "does nothing without a [[route]] that has mcp"),
+    ("public_url = \"http://api.example.com\"", "public_url", "is not https://, and it is the URL that clients use"),
     ("require.organizations = [\"org_9ybsU1dN2dKfDkBi\", \"acme\"]", "require.organizations", "\"acme\" looks like an organization's name; org_id holds its id"),
     ("[[resource]]\nurl = \"https://a.example/mcp/\"", "resource[0].url", "unless clients use it so, write \"https://a.example/mcp\""),
     ("[[resource]]\nurl = \"https://a.example\"", "resource[0].url", "clients make \"https://a.example/\" of it"),
@@ -737,6 +746,14 @@ const UNUSUAL: &[&str] = &[
     "listen = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"",
     "listen = \"\"",
     "admin = \"off\"",
+    "public_url = \"https://api.example.com/\"",
+    "public_url = \"HTTPS://API.example.com:8443\"",
+    "public_url = \"http://127.0.0.1:8080\"",
+    "public_url = \"http://[::1]:8080\"",
+    "public_url = \" \"",
+    "public_url = \"https://api.example.com\"\ndpop.mode = \"required\"\ndpop.algorithms = \"EdDSA\"",
+    "public_url = \"https://api.example.com\"\ndpop.mode = \"accepted\"\ndpop.nonce = \"required\"\ndpop.nonce_key_file = \"nonce.key\"",
+    "dpop.mode = \"off\"\ndpop.nonce = \"required\"",
     "workers = 1",
     "workers = \"256\"",
     "log = \"warn,authgate=debug\"",
@@ -813,6 +830,9 @@ const UNSEEN: &[(&str, &str)] = &[
     ("holds \"A.EXAMPLE\" twice", "two spellings of one host"),
     ("has no usable host and port", "numbers within a text"),
     ("needs trusted_proxies", "another key"),
+    ("needs public_url", "another key"),
+    ("needs dpop.nonce", "another key"),
+    ("is more than 1h", "amounts with units"),
     (
         "TLS for clients needs cert_file and key_file",
         "another key",

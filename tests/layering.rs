@@ -63,6 +63,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
     ("listening", &[], &[]),
+    ("nonce_key", &["config", "token"], &["ring"]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
@@ -176,6 +177,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "jose",
             "keys",
             "listening",
+            "nonce_key",
             "policy",
             "tls",
             "token",
@@ -225,6 +227,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "listener",
             "logging",
             "metrics",
+            "nonce_key",
             "proxy",
             "rotation",
             "tls",
@@ -232,7 +235,11 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         ],
         &["tokio", "tracing"],
     ),
-    ("logging", &["config"], &["tracing", "tracing_subscriber"]),
+    (
+        "logging",
+        &["clock", "config"],
+        &["serde", "serde_json", "tracing", "tracing_subscriber"],
+    ),
     (
         "app",
         &[
@@ -242,6 +249,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "descriptors",
             "listener",
             "metrics",
+            "nonce_key",
             "proxy",
             "reload",
             "tls",
@@ -447,6 +455,10 @@ fn only_the_named_modules_make_the_proofs() {
     for (proof, home) in [
         ("VerifiedToken {", "token/verifier.rs"),
         ("Permit {", "policy/decision.rs"),
+        ("Identity { token", "identity.rs"),
+        ("BoundIdentity {", "identity.rs"),
+        ("Ok(Proof {", "token/dpop/mod.rs"),
+        ("FreshProof(", "token/dpop/replay.rs"),
     ] {
         let makers: Vec<String> = sources()
             .into_iter()
@@ -468,12 +480,13 @@ fn only_the_named_modules_make_the_proofs() {
 /// The refusal codes in the code are the ones in the README: each with what to do about it.
 #[test]
 fn every_code_stands_in_the_readme() {
-    const CODES: [&str; 7] = [
+    const CODES: [&str; 8] = [
         "listener/connection.rs",
         "mcp/error.rs",
         "policy/decision.rs",
         "proxy/access_log.rs",
         "proxy/refusal.rs",
+        "token/dpop/error.rs",
         "token/rejection.rs",
         "upstream/failure.rs",
     ];

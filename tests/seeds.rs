@@ -36,6 +36,11 @@ fn connection() {
 }
 
 #[test]
+fn dpop() {
+    replay("dpop", targets::dpop::run);
+}
+
+#[test]
 fn headers() {
     replay("headers", targets::headers::run);
 }

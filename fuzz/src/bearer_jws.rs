@@ -148,7 +148,7 @@ fn check_identity(token: authgate::token::VerifiedToken) {
     };
     let subject = token.subject().to_owned();
     let payload = token.payload().to_owned();
-    let identity = settings.identify(token);
+    let identity = settings.identify(token).bearer().expect("bound to nothing");
     let [(_, of_subject), (_, of_claims)] = identity.headers() else {
         panic!("two headers: {:?}", identity.headers());
     };

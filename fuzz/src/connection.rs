@@ -482,7 +482,7 @@ async fn converse(flags: u8, sent: &[Act], answers: Answers) -> Observed {
         proxy_protocol_peers: config.trusted_proxies.clone(),
         tls: None,
     });
-    let rules = Settings::new(config, Arc::clone(&world.keys), connector);
+    let rules = Settings::new(config, Arc::clone(&world.keys), connector, None);
     let shared = Arc::new(Shared::new(rules, Arc::new(Metrics::new())));
     let proxy = Arc::new(Proxy::new(shared));
     let (_phase, phase) = watch::channel(Phase::Serving);

@@ -4,6 +4,8 @@
 //! An input is a byte of flags, the request line and the fields as lines, and after an empty line the
 //! subject, which may hold anything.
 
+use std::sync::Arc;
+
 use authgate::headers::{
     ManagedNames, Outbound, Pseudonym, check_head, is_request_id, is_traceparent, is_tracestate,
     rewrite_request, rewrite_response, rewrite_switching_response,
@@ -114,7 +116,7 @@ pub fn run(data: &[u8]) {
     let peer = HeaderValue::from_static("10.0.0.9");
     let peer = (flags & HAS_PEER != 0).then_some(&peer);
     let outbound = |peer_is_trusted: bool| Outbound {
-        identity: caller.as_ref(),
+        identity: caller.as_deref(),
         forward_authorization: flags & FORWARDS_AUTHORIZATION != 0,
         host: &host,
         scheme: "http",
@@ -129,7 +131,7 @@ pub fn run(data: &[u8]) {
     let mut sent = head.headers.clone();
     rewrite_request(&mut sent, &managed, outbound(flags & IS_TRUSTED != 0));
 
-    check_managed(&sent, caller.as_ref(), flags & IS_TRUSTED != 0);
+    check_managed(&sent, caller.as_deref(), flags & IS_TRUSTED != 0);
     check_set(&head, &sent, *flags, host.value());
     check_rest(&head.headers, &sent, *flags);
 
@@ -175,7 +177,7 @@ fn head(text: &[u8], flags: u8) -> Option<request::Parts> {
 }
 
 /// A caller with this subject, if a token may have it.
-fn identity(subject: &[u8]) -> Option<Identity> {
+fn identity(subject: &[u8]) -> Option<Arc<Identity>> {
     let subject = std::str::from_utf8(subject).ok()?;
     let payload = json!({
         "iss":ISSUER,"aud":AUDIENCE,"exp":NOW + 600,"sub":subject,"name":[subject,{"a":subject}],
@@ -188,7 +190,7 @@ fn identity(subject: &[u8]) -> Option<Identity> {
         headers: vec![(name, authgate::claims::ClaimPath::name("name"))],
         forward_authorization: false,
     };
-    Some(settings.identify(token))
+    settings.identify(token).bearer()
 }
 
 fn check_framing(head: &request::Parts) {

@@ -6,6 +6,7 @@
 pub mod bearer_jws;
 pub mod config;
 pub mod connection;
+pub mod dpop;
 pub mod headers;
 pub mod jwk_set;
 pub mod mcp;

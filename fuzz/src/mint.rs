@@ -79,6 +79,7 @@ pub fn settings() -> VerifierSettings {
         max_token_age: None,
         typ: TypPolicy::Any,
         allow_anonymous: false,
+        bound_tokens: false,
         max_token_bytes: MAX_TOKEN_BYTES,
     }
 }

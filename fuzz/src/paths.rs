@@ -33,7 +33,7 @@ static CALLER: LazyLock<Arc<Identity>> = LazyLock::new(|| {
         headers: Vec::new(),
         forward_authorization: false,
     };
-    Arc::new(settings.identify(token))
+    settings.identify(token).bearer().expect("bound to nothing")
 });
 
 /// The table that people write: something public, with something in it that is not.

@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, KeySource, LogFormat, SessionKeySource};
+use crate::config::{Config, KeySource, LogFormat, NonceSource, SessionKeySource};
 use crate::cors::Origins;
 use crate::jose::{KeySet, SkippedKey};
 use crate::keys::Fetcher;
 use crate::listening;
+use crate::nonce_key;
 use crate::policy::{Access, Condition, Methods};
 use crate::tls::{HTTP_1_1, Roots};
 use crate::token::{IssuerKeys, Keyring, TypPolicy};
@@ -120,6 +121,28 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
         "token_sources.websocket_protocol",
         &sources.websocket_protocol,
     )?;
+
+    line("public_url", &or_word(config.public_url.as_ref(), "none"))?;
+    match &config.dpop {
+        None => line("dpop.mode", &"off")?,
+        Some(dpop) => {
+            let mode = if dpop.required {
+                "required"
+            } else {
+                "accepted"
+            };
+            line("dpop.mode", &mode)?;
+            line("dpop.algorithms", &list(&dpop.proofs.algorithms))?;
+            line("dpop.max_age", &seconds(dpop.proofs.max_age))?;
+            let nonce = match &dpop.nonces {
+                None => "off".to_owned(),
+                Some(NonceSource::Random) => "required".to_owned(),
+                Some(NonceSource::File(path)) => format!("required, key from {}", path.display()),
+            };
+            line("dpop.nonce", &nonce)?;
+            line("dpop.replay_cache", &dpop.replay_cache)?;
+        }
+    }
 
     let identity = &config.identity;
     line("identity.subject_header", &identity.subject_header)?;
@@ -299,6 +322,7 @@ pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(files) = &config.tls {
         files.load()?;
     }
+    nonce_key::load(config, None)?;
     config.mcp.sessions.load()?;
     Ok(())
 }

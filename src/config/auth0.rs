@@ -118,6 +118,7 @@ pub(super) fn read(
         allow_anonymous: section
             .boolean("allow_anonymous", problems)
             .unwrap_or(false),
+        bound_tokens: false,
         max_token_bytes: 0,
     };
     let claim_names = ClaimNames {

@@ -4,6 +4,7 @@
 
 mod auth0;
 mod cors;
+mod dpop;
 mod mcp;
 mod network;
 mod reader;
@@ -22,6 +23,7 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
+pub use dpop::{Dpop, NonceSource};
 pub use mcp::{McpSettings, SessionKeyError, SessionKeySource};
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
@@ -35,8 +37,8 @@ use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{Area, Areas, DuplicateRoute, Policy, Requirement, Route};
-use crate::resource::{ResourceSettings, Resources};
-use crate::token::TokenSources;
+use crate::resource::{ProofSupport, ResourceSettings, Resources};
+use crate::token::{PublicOrigin, TokenSources};
 use reader::{Problems, Section};
 use schema::Form;
 use sources::Sources;
@@ -63,6 +65,10 @@ pub struct Config {
     pub auth0: Auth0,
     /// Where else than in `Authorization` a token may stand.
     pub token_sources: TokenSources,
+    /// Scheme and authority that clients use, where they are known.
+    pub public_url: Option<PublicOrigin>,
+    /// Proofs of possession; `None` for `"off"`: tokens that are bound to a key are refused.
+    pub dpop: Option<Dpop>,
     /// What the upstream is told of the caller.
     pub identity: IdentitySettings,
     /// Further request headers that never reach the upstream.
@@ -335,32 +341,29 @@ fn read(
     if !resources.is_empty() {
         resources::warn_of_hidden_routes(&routes, problems);
     }
-    let policy = Policy::new(require.clone(), routes.clone(), deny_unmatched)
-        .map_err(|errors| {
-            // A route without a usable path is not in the list, and people count it all the same.
-            let place = |index: usize| places.get(index).copied().unwrap_or(index);
-            for error in errors {
-                let (first, second) = (place(error.first), place(error.second));
-                let error = DuplicateRoute {
-                    first,
-                    second,
-                    ..error
-                };
-                problems.error(format!("route[{second}]"), error.to_string());
-            }
-        })
-        .ok();
-    let token_sources = token_sources(root.section("token_sources", problems), problems);
+    let policy = policy(&require, &routes, &places, deny_unmatched, problems);
+    let has_public_url = root.is_set("public_url");
+    let public_url = dpop::public_url(&mut root, problems);
+    let dpop = dpop::read(
+        root.section("dpop", problems),
+        public_url.as_ref(),
+        has_public_url,
+        problems,
+    );
+    let token_sources = TokenSources {
+        dpop: dpop.is_some(),
+        ..token_sources(root.section("token_sources", problems), problems)
+    };
     let cors = cors::read(root.section("cors", problems), problems);
     let is_gated = routes.iter().any(|route| route.mcp.is_some());
     let mcp = mcp::read(root.section("mcp", problems), is_gated, sources, problems);
     let expiry_grace = expiry_grace(root.section("streams", problems), problems);
-    later_releases(&mut root, problems);
     root.finish(problems);
     let mut auth0 = auth0?;
     let identity = identity?;
     auth0.verifier.max_token_bytes = limits.token_bytes;
-    let (resources, policy) = protect(resources, &mut auth0, policy?);
+    auth0.verifier.bound_tokens = dpop.is_some();
+    let (resources, policy) = protect(resources, &mut auth0, policy?, dpop.as_ref());
     Some(Config {
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
@@ -370,6 +373,8 @@ fn read(
         logging,
         auth0,
         token_sources,
+        public_url,
+        dpop,
         managed: ManagedNames::new(identity.names().chain(&strip)),
         identity,
         strip,
@@ -390,12 +395,38 @@ fn read(
     })
 }
 
+/// Puts the rules together. `places` says where in the file each route is.
+fn policy(
+    require: &Requirement,
+    routes: &[Route],
+    places: &[usize],
+    deny_unmatched: bool,
+    problems: &mut Problems,
+) -> Option<Policy> {
+    Policy::new(require.clone(), routes.to_vec(), deny_unmatched)
+        .map_err(|errors| {
+            // A route without a usable path is not in the list, and people count it all the same.
+            let place = |index: usize| places.get(index).copied().unwrap_or(index);
+            for error in errors {
+                let (first, second) = (place(error.first), place(error.second));
+                let error = DuplicateRoute {
+                    first,
+                    second,
+                    ..error
+                };
+                problems.error(format!("route[{second}]"), error.to_string());
+            }
+        })
+        .ok()
+}
+
 /// Gives each resource its part of the paths, with the tokens that are good there. A token is verified for
 /// any of them, and permitted where it belongs.
 fn protect(
     resources: Vec<ResourceSettings>,
     auth0: &mut Auth0,
     policy: Policy,
+    dpop: Option<&Dpop>,
 ) -> (Resources, Policy) {
     let area = |resource: &ResourceSettings| {
         let audiences = auth0.audiences.iter().chain(&resource.audiences);
@@ -416,7 +447,12 @@ fn protect(
         .map(|tenant| tenant.issuer.as_str())
         .collect();
     let policy = policy.with_areas(areas);
-    (Resources::new(resources, &issuers, &policy), policy)
+    let proofs = dpop.map(|dpop| ProofSupport {
+        algorithms: dpop.signing_alg_values_supported(),
+        required: dpop.bound_access_tokens_required(),
+    });
+    let resources = Resources::new(resources, &issuers, proofs.as_ref(), &policy);
+    (resources, policy)
 }
 
 /// Where to listen and where to forward to, as far as each could be read.
@@ -721,6 +757,7 @@ fn token_sources(mut section: Section, problems: &mut Problems) -> TokenSources 
     TokenSources {
         query_parameter,
         websocket_protocol,
+        dpop: false,
     }
 }
 
@@ -735,9 +772,4 @@ fn expiry_grace(mut section: Section, problems: &mut Problems) -> Option<Duratio
     } else {
         Some(grace.unwrap_or(DEFAULT))
     }
-}
-
-/// Keys of PRODUCT features that are still to come: refused, so that nobody relies on them.
-fn later_releases(root: &mut Section, problems: &mut Problems) {
-    root.not_supported_yet("public_url", problems);
 }

@@ -377,14 +377,6 @@ impl Section {
         chosen.map(|(_, value)| *value)
     }
 
-    /// Refuses a key that belongs to a later release. Ignoring it would promise what is not kept.
-    pub(super) fn not_supported_yet(&mut self, key: &'static str, problems: &mut Problems) {
-        // Not by `take`, which would name the key among those that are known.
-        if self.table.remove(key).is_some() {
-            problems.error(self.path_of(key), "is not supported yet; remove it");
-        }
-    }
-
     /// Reports every key that was not read, and notes what was.
     pub(super) fn finish(self, problems: &mut Problems) {
         for key in self.table.keys() {

@@ -52,6 +52,7 @@ pub(super) struct Facts<'c> {
     audiences: Vec<String>,
     scheme: Option<String>,
     parts: usize,
+    needs_proof: bool,
     is_a_word: bool,
 }
 
@@ -124,6 +125,10 @@ impl<'c> Facts<'c> {
         self.standing = Standing::Verified;
     }
 
+    pub(super) const fn needs_proof(&mut self) {
+        self.needs_proof = true;
+    }
+
     pub(super) const fn claims(&self) -> Option<&Claims> {
         self.claims.as_ref()
     }
@@ -143,6 +148,10 @@ pub(super) fn diagnose(
     let line = Line { config, facts, ink };
     let Some(refusal) = refusal else {
         return match facts.standing {
+            Standing::Verified if facts.needs_proof => format!(
+                "The request would pass with a good DPoP proof, which is not judged here, as {}.",
+                ink.text(facts.string("sub").unwrap_or_default())
+            ),
             Standing::Verified => format!(
                 "The request would pass, as {}.",
                 ink.text(facts.string("sub").unwrap_or_default())
@@ -248,8 +257,20 @@ impl Line<'_> {
             Rejection::PayloadNotJson(_) => {
                 "The payload is not JSON that can be read in one way: this is no token of Auth0's.".to_owned()
             }
+            Rejection::SenderConstrained if self.config.dpop.is_some() => {
+                "The token is bound to a client certificate, or in a way that is not known here (cnf): only a key for DPoP (cnf.jkt) can be asked for a proof. Choose DPoP for this API, or request an unbound token.".to_owned()
+            }
             Rejection::SenderConstrained => {
-                "The token is bound to a key of its client (cnf), which is not supported: switch off sender constraining (DPoP, mTLS) for this API, or request an unbound token.".to_owned()
+                "The token is bound to a key of its client (cnf), and dpop.mode is off: set dpop.mode = \"accepted\" and public_url for DPoP, switch off sender constraining for this API, or request an unbound token.".to_owned()
+            }
+            Rejection::NoProof => {
+                "The token is bound to a key of its client (cnf.jkt): send it as \"Authorization: DPoP\" with a proof in the DPoP header of each request, from the Authorization header only.".to_owned()
+            }
+            Rejection::NotBound if self.config.dpop.as_ref().is_some_and(|dpop| dpop.required) => {
+                "The token is bound to no key, and dpop.mode is \"required\": switch on DPoP sender constraining for this API and its client, or set dpop.mode = \"accepted\".".to_owned()
+            }
+            Rejection::NotBound => {
+                "The token is bound to no key: send it with the scheme Bearer, or request a bound one with a DPoP proof.".to_owned()
             }
             Rejection::Anonymous => {
                 "This is the token of an anonymous session: log in, or set auth0.allow_anonymous = true.".to_owned()

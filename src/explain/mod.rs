@@ -24,11 +24,11 @@ use crate::clock::UnixTime;
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::Origin;
 use crate::headers::{Host, Outbound, Pseudonym};
-use crate::identity::Identity;
+use crate::identity::Credential;
 use crate::listener::Unreadable;
 use crate::mcp::{Call, Message};
-use crate::policy::{Caller, Permit};
-use crate::proxy::{self, Realm, Refusal};
+use crate::policy::{Caller, Denial, Permit};
+use crate::proxy::{self, Credentials, Realm, Refusal, Schemes, Worth};
 use crate::token::{BearerToken, Keyring, Verifier};
 use diagnosis::Facts;
 use ink::Ink;
@@ -118,6 +118,9 @@ enum Passed {
     Forwarded(HeaderMap),
     /// With this status.
     AnsweredHere(u16),
+    /// It is forwarded together with a proof, which is made for one request and cannot be judged here. So
+    /// there is no identity to show either.
+    WithProof,
 }
 
 impl Question {
@@ -256,6 +259,7 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
     };
     match verdict {
         Ok(Passed::Forwarded(headers)) => report.upstream = shown_headers(&headers, &ink),
+        Ok(Passed::WithProof) => {}
         Ok(Passed::AnsweredHere(status)) => report.status = Some(status),
         Err(refusal) => {
             report.decision = match refusal {
@@ -265,16 +269,20 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
             report.code = Some(refusal.code());
             let id = HeaderValue::from_static(FRESH);
             let method = question.method.as_str();
-            // Not the target, which may be a whole URL.
             let head = question.head().ok();
+            // Not the target, which may be a whole URL.
             let path = head.as_ref().map_or("", |head| head.uri.path());
             let messages: Vec<Message> = question.message.iter().cloned().collect();
             let realm = Realm::of(config, method, path, &messages, &refusal);
-            let answer =
-                proxy::refusal_text(&refusal, proxy::Reader::Http, &realm, &id, &Origin::None);
+            let credentials = head.as_ref().map_or(Credentials::Nothing, |head| {
+                Credentials::under(config, &head.headers)
+            });
+            let schemes = Schemes::new(config, credentials);
+            let reader = proxy::Reader::Http;
+            let answer = proxy::refusal_text(&refusal, reader, &realm, schemes, &id, &Origin::None);
             report.status = Some(answer.status().as_u16());
             for name in [WWW_AUTHENTICATE, ALLOW, RETRY_AFTER] {
-                if let Some(value) = answer.headers().get(&name) {
+                for value in answer.headers().get_all(&name) {
                     let value = String::from_utf8_lossy(value.as_bytes());
                     report.answer.push((name.to_string(), ink.whole(&value)));
                 }
@@ -331,8 +339,22 @@ fn decide<'c>(
     let caller = match found.map_err(Refusal::Authorization)? {
         None => Caller::Anonymous,
         Some(bearer) => {
-            let identity = verify(config, keyring, bearer, now, steps, facts)?;
-            Caller::Verified(Arc::new(identity))
+            let credential = verify(config, keyring, bearer, now, steps, facts)?;
+            let worth = proxy::worth(&credential, bearer.scheme(), config.dpop.as_ref());
+            match worth.map_err(Refusal::Token)? {
+                Worth::Identity(identity) => Caller::Verified(Arc::clone(identity)),
+                Worth::Proof(_, dpop) => {
+                    steps.proof(dpop, method, path);
+                    facts.needs_proof();
+                    let token = credential.token();
+                    if steps.audience(&matched, token.claims()) {
+                        steps.rules(&matched, token.claims());
+                    }
+                    let shadowed = refuse(config, &head, matched.judge(token.claims()))?;
+                    steps.permitted(&shadowed, Some(token.subject()));
+                    return Ok(Passed::WithProof);
+                }
+            }
         }
     };
     if let Caller::Verified(identity) = &caller {
@@ -341,13 +363,23 @@ fn decide<'c>(
             steps.rules(&matched, claims);
         }
     }
-    if proxy::needs_message(&matched, &caller) {
-        // Nothing says what it is, so it is refused as one that says nothing.
-        proxy::message_of_head(config, &head).map_err(Refusal::Message)?;
-    }
-    let permit = matched.authorize(caller).map_err(Refusal::Denied)?;
-    steps.permitted(&permit);
+    let permit = refuse(config, &head, matched.authorize(caller))?;
+    let subject = permit.identity().map(|identity| identity.token().subject());
+    steps.permitted(permit.shadowed(), subject);
     Ok(Passed::Forwarded(outbound(config, &permit, head, &host)))
+}
+
+/// What the rules say, in the proxy's words.
+fn refuse<T>(
+    config: &Config,
+    head: &request::Parts,
+    verdict: Result<T, Denial>,
+) -> Result<T, Refusal> {
+    if matches!(verdict, Err(Denial::MessageUnread { .. })) {
+        // Nothing says what it is, so it is refused as one that says nothing.
+        proxy::message_of_head(config, head).map_err(Refusal::Message)?;
+    }
+    verdict.map_err(Refusal::Denied)
 }
 
 /// What the connection and [`proxy::check_head`] look at.
@@ -375,7 +407,7 @@ fn verify(
     now: UnixTime,
     steps: &mut Steps<'_>,
     facts: &mut Facts<'_>,
-) -> Result<Identity, Refusal> {
+) -> Result<Credential, Refusal> {
     let settings = &config.auth0.verifier;
     let verifier = Verifier::new(settings.clone());
     let read = verifier.read(bearer);

@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::ink::Ink;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
+use crate::config::Dpop;
 use crate::jose::{JwsError, KeySet};
 use crate::mcp::Message;
-use crate::policy::{Access, Condition, Denial, Matched, Methods, Miss, Permit, Policy, Ruling};
+use crate::policy::{Access, Condition, Denial, Matched, Methods, Miss, Policy, Ruling};
 use crate::proxy::Refusal;
 use crate::token::{
     AuthorizationError, BearerToken, ClaimCheck, Keyring, Rejection, SignedToken, SubjectKind,
@@ -490,9 +491,15 @@ impl<'i> Steps<'i> {
                     .max_token_age
                     .map_or_else(String::new, |_| date(ink, claims, "iat", now)),
             ),
-            ClaimCheck::Confirmation => {
-                ("token.cnf", "absent".to_owned(), ink.claim(claims, "cnf"))
-            }
+            ClaimCheck::Confirmation => (
+                "token.cnf",
+                if settings.bound_tokens {
+                    "absent, or the thumbprint of a key in jkt".to_owned()
+                } else {
+                    "absent".to_owned()
+                },
+                ink.claim(claims, "cnf"),
+            ),
             ClaimCheck::Profile => match settings.typ {
                 TypPolicy::Any => ("token.profile", "any".to_owned(), String::new()),
                 TypPolicy::AtJwt => (
@@ -531,6 +538,22 @@ impl<'i> Steps<'i> {
             let found = format!("{} (unverified)", self.ink.claim(claims, name));
             self.add(format!("token.{name}"), Outcome::Skipped, "", found);
         }
+    }
+
+    /// What the request needs beside its token.
+    pub(super) fn proof(&mut self, dpop: &Dpop, method: &str, path: &str) {
+        let nonce = if dpop.nonces.is_some() {
+            ", with a nonce of ours"
+        } else {
+            ""
+        };
+        let expected = self.ink.text(&format!(
+            "a DPoP proof by the token's key for {method} {}{path}, signed with {}{nonce}",
+            dpop.proofs.origin,
+            one_of(&dpop.proofs.algorithms),
+        ));
+        let found = "not judged here: a proof is made for one request";
+        self.add("token.proof", Outcome::Note, expected, found);
     }
 
     /// Whether the token is for the resource that the request belongs to. Without resources every audience
@@ -615,8 +638,8 @@ impl<'i> Steps<'i> {
     }
 
     /// What rules in shadow would have done, and who may pass.
-    pub(super) fn permitted(&mut self, permit: &Permit) {
-        for denial in permit.shadowed() {
+    pub(super) fn permitted(&mut self, shadowed: &[Denial], subject: Option<&str>) {
+        for denial in shadowed {
             let found = self.ink.text(&format!("{}: {denial}", denial.code()));
             self.add(
                 "shadow",
@@ -625,9 +648,9 @@ impl<'i> Steps<'i> {
                 format!("would have refused: {found}"),
             );
         }
-        let caller = permit.identity().map_or_else(
+        let caller = subject.map_or_else(
             || "without a user".to_owned(),
-            |identity| format!("as {}", self.ink.text(identity.token().subject())),
+            |subject| format!("as {}", self.ink.text(subject)),
         );
         self.add("decision", Outcome::Passed, "", format!("passes, {caller}"));
     }

@@ -18,7 +18,7 @@ pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     CANONICAL.decode(text).ok()
 }
 
-#[cfg(test)]
+/// The canonical spelling.
 pub(super) fn encode(bytes: &[u8]) -> String {
     CANONICAL.encode(bytes)
 }

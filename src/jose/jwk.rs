@@ -11,6 +11,8 @@ use ring::signature::{RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::{Map, Value};
 
 use super::algorithm::{Algorithm, KeyKind};
+use super::base64url;
+use super::hash::sha256_base64url;
 
 /// The largest JWK Set that is read. Auth0 serves 3 KB for two keys with certificates; a private
 /// cloud with a dozen custom keys stays under 40 KB.
@@ -151,6 +153,49 @@ impl Key {
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// The key that a proof brings along, for the algorithm that the proof names (RFC 9449 §4.3). The same
+    /// strength is asked of it as of an issuer's.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub fn from_proof(jwk: &Value, algorithm: Algorithm) -> Result<Self, String> {
+        let named = jwk.get("alg");
+        if named
+            .is_some_and(|named| named.as_str().and_then(Algorithm::from_name) != Some(algorithm))
+        {
+            return Err(format!("its alg is not {algorithm}, as the header says"));
+        }
+        Self::from_jwk(jwk, &[algorithm])
+    }
+
+    /// The SHA-256 thumbprint, base64url (RFC 7638): of the members that the kind of key needs, in their
+    /// order and without white space.
+    #[must_use]
+    pub fn thumbprint(&self) -> String {
+        let encode = |bytes: &[u8]| base64url::encode(bytes);
+        let members = match &self.material {
+            Material::Rsa { n, e } => {
+                format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, encode(e), encode(n))
+            }
+            Material::Point(point) if self.algorithm.key_kind() == KeyKind::Ed25519 => {
+                format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(point))
+            }
+            Material::Point(point) => {
+                let curve = match self.algorithm.key_kind() {
+                    KeyKind::P384 => "P-384",
+                    KeyKind::P256 | KeyKind::Ed25519 | KeyKind::Rsa => "P-256",
+                };
+                // Behind the one byte that marks an uncompressed point.
+                let coordinates = point.get(1..).unwrap_or_default();
+                let (x, y) = coordinates.split_at(coordinates.len() / 2);
+                let (x, y) = (encode(x), encode(y));
+                format!(r#"{{"crv":"{curve}","kty":"EC","x":"{x}","y":"{y}"}}"#)
+            }
+        };
+        sha256_base64url(members.as_bytes())
     }
 
     /// Whether `signature` over `message` was made with this key.

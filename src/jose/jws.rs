@@ -87,6 +87,25 @@ impl<'t> CompactJws<'t> {
     ///
     /// [`JwsError`] names the part that is wrong.
     pub fn parse(token: &'t str) -> Result<Self, JwsError> {
+        Self::read(token, |_| Ok(())).map(|(jws, ())| jws)
+    }
+
+    /// The same for a JWS that must bring its own key, and its `jwk`: what it proves is that its sender
+    /// holds that key (RFC 9449 §4.2).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn parse_with_jwk(token: &'t str) -> Result<(Self, Value), JwsError> {
+        Self::read(token, |members| {
+            members.remove("jwk").ok_or(JwsError::HeaderMember("jwk"))
+        })
+    }
+
+    fn read<K>(
+        token: &'t str,
+        take_key: impl FnOnce(&mut Map<String, Value>) -> Result<K, JwsError>,
+    ) -> Result<(Self, K), JwsError> {
         let parts = token.split('.').count();
         match parts {
             3 => {}
@@ -98,15 +117,17 @@ impl<'t> CompactJws<'t> {
             .split_once('.')
             .ok_or(JwsError::Parts(parts))?;
         let header = base64url::decode(header).ok_or(JwsError::NotBase64Url("header"))?;
-        let members = json::parse_object(&header).map_err(JwsError::HeaderNotJson)?;
+        let mut members = json::parse_object(&header).map_err(JwsError::HeaderNotJson)?;
+        let key = take_key(&mut members)?;
         let header = Header::from_members(&members)?;
         let signature = base64url::decode(signature).ok_or(JwsError::NotBase64Url("signature"))?;
-        Ok(Self {
+        let jws = Self {
             header,
             signing_input,
             payload,
             signature,
-        })
+        };
+        Ok((jws, key))
     }
 
     /// The header, for choosing keys.

@@ -5,11 +5,13 @@
 
 mod algorithm;
 mod base64url;
+mod hash;
 mod json;
 mod jwk;
 mod jws;
 
 pub use algorithm::Algorithm;
+pub use hash::{MacKey, same, sha256_base64url, sha256_half};
 pub use json::{JsonError, parse_object, parse_value};
 pub use jwk::{Key, KeySet, KeySetError, MAX_DOCUMENT_BYTES, SkippedKey};
 pub use jws::{CompactJws, Header, JwsError, VerifiedPayload};

@@ -446,13 +446,24 @@ impl<'p> Matched<'p> {
             Caller::Anonymous => None,
             Caller::Verified(identity) => Some(identity.token().claims()),
         };
-        // Here and for each request, since a token that is remembered may be for another resource, and no
-        // permit is made elsewhere.
-        if let Some(claims) = claims {
-            self.check_audience(claims).map_err(Denial::Audience)?;
-        }
-        let shadowed = self.decide(claims)?;
+        let shadowed = match claims {
+            None => self.decide(None)?,
+            Some(claims) => self.judge(claims)?,
+        };
         Ok(Permit { caller, shadowed })
+    }
+
+    /// What would be decided for a caller with these claims, and what rules in shadow would have refused.
+    /// It permits nothing.
+    ///
+    /// # Errors
+    ///
+    /// The same as those of [`Matched::authorize`].
+    pub fn judge(&self, claims: &Claims) -> Result<Vec<Denial>, Denial> {
+        // Here and for each request, since a token that is remembered may be for another resource, and no
+        // permit is made for a caller elsewhere.
+        self.check_audience(claims).map_err(Denial::Audience)?;
+        self.decide(Some(claims))
     }
 
     /// Decides for a genuine CORS preflight about a request with this method and path. It carries

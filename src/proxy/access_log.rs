@@ -12,8 +12,8 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::Refusal;
+use super::possession::Remembered;
 use crate::clock::UnixTime;
-use crate::identity::Identity;
 use crate::metrics::{Finished, Metrics, StreamKind};
 use crate::token::VerifiedToken;
 use crate::upstream::{Failure, RequestBodyError};
@@ -40,7 +40,7 @@ pub(super) struct AccessLog {
     code: Option<&'static str>,
     detail: Option<String>,
     route: Option<Arc<str>>,
-    caller: Option<Arc<Identity>>,
+    caller: Option<Arc<Remembered>>,
     kid: Option<String>,
     /// What kind of answer is under way, once it is.
     stream: Option<StreamKind>,
@@ -132,8 +132,9 @@ impl AccessLog {
         self.kid = kid.map(str::to_owned);
     }
 
-    pub(super) fn caller(&mut self, identity: &Arc<Identity>) {
-        self.caller = Some(Arc::clone(identity));
+    /// Whose token it is; also told of a token whose proof is refused then, which may be a stolen one.
+    pub(super) fn caller(&mut self, token: &Arc<Remembered>) {
+        self.caller = Some(Arc::clone(token));
     }
 
     /// The request goes to the upstream now.
@@ -174,9 +175,14 @@ impl AccessLog {
         self.outcome = Outcome::Forwarded;
     }
 
+    fn token(&self) -> Option<&VerifiedToken> {
+        let caller = self.caller.as_ref()?;
+        Some(caller.credential.token())
+    }
+
     /// When a stream of this caller must end: `grace` after the end of its token.
     pub(super) fn expiry(&self, grace: Option<Duration>) -> Option<tokio::time::Instant> {
-        let end = self.caller.as_ref()?.token().valid_until().plus(grace?);
+        let end = self.token()?.valid_until().plus(grace?);
         let left = end.since(UnixTime::now());
         tokio::time::Instant::now().checked_add(left)
     }
@@ -202,7 +208,7 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         let asked = self.asked.as_ref();
-        let token = self.caller.as_ref().map(|caller| caller.token());
+        let token = self.token();
         let code = self
             .code
             .or((self.outcome == Outcome::Cancelled).then_some("client_closed"));

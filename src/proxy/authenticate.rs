@@ -6,7 +6,8 @@ use http::request;
 
 use super::access_log::AccessLog;
 use super::first_sight::REFUSAL_PAUSE;
-use super::{Proxy, Refusal, Settings};
+use super::possession::Remembered;
+use super::{Exchange, Proxy, Refusal, Settings};
 use crate::clock::UnixTime;
 use crate::headers;
 use crate::identity::Identity;
@@ -20,7 +21,7 @@ impl Proxy {
         settings: &Settings,
         head: &request::Parts,
         client: &Client,
-        log: &mut AccessLog,
+        exchange: &mut Exchange,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
         let is_websocket = headers::is_websocket_upgrade(head);
         let presented = settings.config.token_sources.presented(head, is_websocket);
@@ -31,17 +32,19 @@ impl Proxy {
         let remembered = settings
             .verified
             .get(presented.secret(), generation, UnixTime::now());
-        let identity = if let Some(identity) = remembered {
+        let remembered = if let Some(remembered) = remembered {
             self.shared.metrics.on_token_cache(true);
-            identity
+            remembered
         } else {
             let bearer = presented.token().map_err(Refusal::Authorization)?;
             self.shared.metrics.on_token_cache(false);
             // Boxed, so that it takes no room in the futures of those who are remembered.
-            Box::pin(self.verify(settings, bearer, client, log)).await?
+            Box::pin(self.verify(settings, bearer, client, &mut exchange.log)).await?
         };
-        log.caller(&identity);
-        Ok(Some(identity))
+        exchange.log.caller(&remembered);
+        let (scheme, possession) = (presented.scheme(), &mut exchange.possession);
+        let identity = self.identity_of(settings, head, client, &remembered, scheme, possession);
+        Ok(Some(identity.await?))
     }
 
     /// A token that is not remembered is verified, and remembered.
@@ -51,7 +54,7 @@ impl Proxy {
         bearer: BearerToken<'_>,
         client: &Client,
         log: &mut AccessLog,
-    ) -> Result<Arc<Identity>, Refusal> {
+    ) -> Result<Arc<Remembered>, Refusal> {
         let unverified = settings.verifier.read(bearer).map_err(Refusal::Token)?;
         log.kid(unverified.kid());
         let mut keyring = settings.keys.current();
@@ -68,14 +71,15 @@ impl Proxy {
         }
         let token = verdict.map_err(|error| Refusal::of_token(error, &unverified))?;
         let valid_until = token.valid_until();
-        let identity = Arc::new(settings.config.identity.identify(token));
+        let credential = settings.config.identity.identify(token);
+        let remembered = Arc::new(Remembered::new(credential));
         settings.verified.insert(
             bearer.secret(),
             keyring.generation(),
             valid_until,
-            Arc::clone(&identity),
+            Arc::clone(&remembered),
         );
-        Ok(identity)
+        Ok(remembered)
     }
 
     /// One check, when its turn comes; the time is that of the check. Of each connection one waits in

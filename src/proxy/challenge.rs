@@ -1,4 +1,4 @@
-//! `WWW-Authenticate`: how a client gets a better token (RFC 6750 §3, RFC 9728 §5.1).
+//! `WWW-Authenticate`: how a client gets a better token (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use http::{Method, Request, Uri};
 
 use super::Refusal;
+use super::schemes::{Offer, Schemes};
 use crate::config::Config;
 use crate::mcp::Message;
 use crate::policy::Denial;
+use crate::token::ProofError;
 
 /// The error of a challenge.
 pub(super) enum Challenge {
@@ -20,6 +22,12 @@ pub(super) enum Challenge {
     InvalidRequest(&'static str),
     /// `error="invalid_token"`.
     InvalidToken(&'static str),
+    /// `error="invalid_dpop_proof"`.
+    InvalidProof(&'static str),
+    /// `error="use_dpop_nonce"`.
+    UseNonce(&'static str),
+    /// `error="invalid_token"`, of a token whose proof is by another key.
+    WrongKey(&'static str),
     /// `error="insufficient_scope"`, with every scope that is needed.
     InsufficientScope(BTreeSet<String>),
 }
@@ -92,15 +100,47 @@ impl Asked {
 const fn is_for_want_of_a_token(refusal: &Refusal) -> bool {
     matches!(
         refusal,
-        Refusal::Denied(Denial::Audience(_) | Denial::TokenRequired) | Refusal::Token(_)
+        Refusal::Denied(Denial::Audience(_) | Denial::TokenRequired)
+            | Refusal::Proof {
+                error: ProofError::WrongKey,
+                ..
+            }
+            | Refusal::Token(_)
     )
+}
+
+/// One challenge for each scheme that is offered. RFC 9110 §11.6.1: on one line they might be misread.
+pub(super) fn texts(challenge: &Challenge, realm: &Realm<'_>, schemes: Schemes<'_>) -> Vec<String> {
+    let is_about_proof = match challenge {
+        // Most refusals have none, and need none written.
+        Challenge::None => return Vec::new(),
+        Challenge::InvalidProof(_) | Challenge::UseNonce(_) | Challenge::WrongKey(_) => true,
+        Challenge::NoError
+        | Challenge::InvalidRequest(_)
+        | Challenge::InvalidToken(_)
+        | Challenge::InsufficientScope(_) => false,
+    };
+    let offers = schemes.offers(is_about_proof);
+    offers
+        .iter()
+        .filter_map(|offer| {
+            if offer.tells_error {
+                text_of(challenge, realm, offer)
+            } else {
+                text_of(&Challenge::NoError, realm, offer)
+            }
+        })
+        .collect()
 }
 
 /// `Bearer realm="…"` and what else there is to say. No value holds a quote or a backslash
 /// (RFC 6750 §3): descriptions are fixed, a resource's URL is checked where it is read, realm and scopes
 /// are cleaned here.
-pub(super) fn text(challenge: &Challenge, realm: &Realm<'_>) -> Option<String> {
-    let mut text = format!("Bearer realm=\"{}\"", quotable(realm.name));
+fn text_of(challenge: &Challenge, realm: &Realm<'_>, offer: &Offer) -> Option<String> {
+    let mut text = format!("{} realm=\"{}\"", offer.name, quotable(realm.name));
+    if let Some(algorithms) = &offer.algorithms {
+        _ = write!(text, ", algs=\"{algorithms}\"");
+    }
     let mut error = |code: &str, description: &str| {
         _ = write!(
             text,
@@ -114,8 +154,16 @@ pub(super) fn text(challenge: &Challenge, realm: &Realm<'_>) -> Option<String> {
             error("invalid_request", description);
             &realm.scopes
         }
-        Challenge::InvalidToken(description) => {
+        Challenge::InvalidToken(description) | Challenge::WrongKey(description) => {
             error("invalid_token", description);
+            &realm.scopes
+        }
+        Challenge::InvalidProof(description) => {
+            error("invalid_dpop_proof", description);
+            &realm.scopes
+        }
+        Challenge::UseNonce(description) => {
+            error("use_dpop_nonce", description);
             &realm.scopes
         }
         Challenge::InsufficientScope(needed) => {

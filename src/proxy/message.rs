@@ -155,7 +155,7 @@ impl ClientBody {
 
 /// Whether nobody can decide on this request before its message is read. What can be said without it is
 /// said first: a stranger's body is not asked for.
-pub(crate) fn is_needed(matched: &Matched<'_>, caller: &Caller) -> bool {
+pub(super) fn is_needed(matched: &Matched<'_>, caller: &Caller) -> bool {
     matched.is_gated()
         && matches!(
             matched.authorize(caller.clone()),

@@ -7,9 +7,11 @@ mod challenge;
 mod first_sight;
 mod frames;
 mod message;
+mod possession;
 mod refusal;
 mod resource;
 mod respond;
+mod schemes;
 mod settings;
 mod tools;
 mod tunnel;
@@ -28,10 +30,12 @@ use hyper::body::Incoming;
 pub use body::{Body, BodyError};
 use challenge::Asked;
 pub(crate) use challenge::Realm;
-pub(crate) use message::{is_needed as needs_message, of_head as message_of_head};
+pub(crate) use message::of_head as message_of_head;
+pub(crate) use possession::{Worth, worth};
 pub use refusal::Refusal;
 pub(crate) use resource::{check_source, metadata};
 pub(crate) use respond::{Reader, options_answer, refusal_text};
+pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::AuthorizedRequest;
@@ -46,6 +50,7 @@ use crate::random::Random;
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use message::{ClientBody, Room};
+use possession::Possession;
 use settings::CurrentUpstream;
 use tools::ToolFilter;
 
@@ -57,6 +62,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     upstream: CurrentUpstream,
     first_sight: FirstSight,
+    proofs: FirstSight,
     room: Arc<Room>,
     random: Mutex<Random>,
 }
@@ -66,6 +72,7 @@ struct Exchange {
     settings: Arc<Settings>,
     origin: Origin,
     request_id: HeaderValue,
+    possession: Possession,
     log: AccessLog,
     /// For a request that is answered in JSON-RPC, what its id is.
     rpc: Option<RequestId>,
@@ -83,6 +90,7 @@ impl Proxy {
             shared,
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::default(),
+            proofs: FirstSight::default(),
             room: Arc::default(),
             random: Mutex::new(Random::new()),
         }
@@ -99,6 +107,7 @@ impl Proxy {
         let mut exchange = Exchange {
             settings: self.shared.current(),
             origin: Origin::None,
+            possession: Possession::default(),
             log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
             rpc: None,
@@ -107,6 +116,7 @@ impl Proxy {
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
+        let credentials = Credentials::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
         let asked = Asked::of(&request, &exchange.settings.config);
         let answer = self.handle(request, &client, &mut exchange).await;
@@ -114,6 +124,7 @@ impl Proxy {
             settings,
             origin,
             request_id,
+            possession,
             mut log,
             rpc,
             messages,
@@ -127,6 +138,9 @@ impl Proxy {
             }
             Ok(Answer::Forwarded(mut response)) => {
                 origin.mark_forwarded(response.headers_mut(), settings.config.cors.as_ref());
+                if response.status().is_success() {
+                    possession.renew_nonce(response.headers_mut());
+                }
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
                 let expiry = log.expiry(settings.expiry_grace());
@@ -140,12 +154,13 @@ impl Proxy {
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
                 let realm = asked.realm(&settings.config, &messages, &refusal);
+                let schemes = Schemes::new(&settings.config, credentials);
                 let reader = match &rpc {
                     _ if is_grpc => Reader::Grpc,
                     Some(id) => Reader::JsonRpc(id),
                     None => Reader::Http,
                 };
-                respond::refuse(&refusal, reader, &realm, &request_id, &origin, log)
+                respond::refuse(&refusal, reader, &realm, schemes, &request_id, &origin, log)
             }
         };
         if is_last && !is_http2 && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -282,19 +297,12 @@ impl Proxy {
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Option<Permit>, Refusal> {
-        let Exchange {
-            log,
-            rpc,
-            messages,
-            lists_tools,
-            ..
-        } = exchange;
-        messages.clear();
+        exchange.messages.clear();
         let policy = &settings.config.policy;
         let path = head.uri.path();
         if let Some(method) = preflight_method(&head.method, &head.headers, &body.incoming) {
             let matched = policy.matched(method, path).map_err(Refusal::Path)?;
-            log.matched(matched.route());
+            exchange.log.matched(matched.route());
             // The asking itself may be denied too, by a route that names OPTIONS.
             let asking = policy.matched("OPTIONS", path).map_err(Refusal::Path)?;
             let decide = || {
@@ -307,13 +315,13 @@ impl Proxy {
         let matched = policy
             .matched(head.method.as_str(), path)
             .map_err(Refusal::Path)?;
-        log.matched(matched.route());
-        *rpc = message::is_rpc(&matched, head).then(RequestId::default);
+        exchange.log.matched(matched.route());
+        exchange.rpc = message::is_rpc(&matched, head).then(RequestId::default);
         let asked = async {
-            let caller = self.authenticate(settings, head, client, log).await?;
+            let caller = self.authenticate(settings, head, client, exchange).await?;
             let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
             message::check_body(&matched, head, body)?;
-            let messages = match rpc {
+            let messages = match &mut exchange.rpc {
                 Some(id) if message::is_needed(&matched, &caller) => {
                     // Boxed, so that it takes no room in the futures of those whose body is not read.
                     let config = &settings.config;
@@ -332,7 +340,8 @@ impl Proxy {
                     .unwrap_or(Ok(None));
             }
         };
-        *messages = read;
+        exchange.messages = read;
+        let messages = exchange.messages.as_slice();
         let matched = if messages.is_empty() {
             matched
         } else {
@@ -340,7 +349,7 @@ impl Proxy {
                 .matched_with(head.method.as_str(), path, messages)
                 .map_err(Refusal::Path)?
         };
-        *lists_tools = settings.config.mcp.filter_tools
+        exchange.lists_tools = settings.config.mcp.filter_tools
             && tools::may_be_listed(&matched, &head.method, messages);
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();
@@ -434,7 +443,8 @@ impl Handler for Arc<Proxy> {
         let log = AccessLog::begin(None, &request_id, client.address(), &self.shared.metrics);
         let settings = self.shared.current();
         let realm = Realm::unknown(&settings.config);
-        respond::refuse_unreadable(why, &realm, &request_id, log)
+        let schemes = Schemes::new(&settings.config, Credentials::Nothing);
+        respond::refuse_unreadable(why, &realm, schemes, &request_id, log)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::mcp::{AnswerError, MessageError};
 use crate::policy::{Denial, PathError};
-use crate::token::{AuthorizationError, Rejection, Unverified, VerifyError};
+use crate::token::{AuthorizationError, ProofError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
 
 /// Why a request is not answered by the upstream. `Display` is for the log.
@@ -36,10 +36,19 @@ pub enum Refusal {
     NoRoom,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
-    /// Too many new tokens are waiting for their signature check.
+    /// Too many tokens or proofs are waiting for their signature check.
     Overloaded,
     /// The path is malformed or ambiguous.
     Path(PathError),
+    /// The token is bound to a key, and its proof is refused.
+    Proof {
+        /// Why.
+        error: ProofError,
+        /// The nonce that the next proof must have, where that is what this one lacks.
+        nonce: Option<String>,
+    },
+    /// A proof holds, and cannot be remembered as used.
+    ReplayCacheFull,
     /// There is no resource whose metadata would be at this path.
     ResourceUnknown,
     /// The token is refused.
@@ -93,9 +102,10 @@ impl Refusal {
             Self::Message(error) => error.code(),
             Self::MetadataMethod => "method_denied",
             Self::OriginDenied => "origin_denied",
-            Self::NoRoom | Self::Overloaded => "overloaded",
+            Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
+            Self::Proof { error, .. } => error.code(),
             Self::ResourceUnknown => "resource_unknown",
             Self::Token(rejection) => rejection.code(),
             Self::TooManyHeaders => "headers_too_many",
@@ -136,10 +146,13 @@ impl Refusal {
             | Self::HostNotServed
             | Self::MetadataMethod
             | Self::OriginDenied
+            | Self::Proof { .. }
             | Self::Token(_)
             | Self::UnknownSession => "http_request_denied",
             Self::Answer(_) => "http_protocol_error",
-            Self::KeysUnavailable | Self::NoRoom | Self::Overloaded => "proxy_internal_error",
+            Self::KeysUnavailable | Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => {
+                "proxy_internal_error"
+            }
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
         }
@@ -193,9 +206,13 @@ impl fmt::Display for Refusal {
                 f.write_str("the origin is neither in cors.origins nor that of the resource")
             }
             Self::Overloaded => {
-                f.write_str("too many new tokens are waiting for their signature check")
+                f.write_str("too many tokens or proofs are waiting for their signature check")
             }
             Self::Path(error) => error.fmt(f),
+            Self::Proof { error, .. } => error.fmt(f),
+            Self::ReplayCacheFull => {
+                f.write_str("dpop.replay_cache is full of proofs that could be used again")
+            }
             Self::ResourceUnknown => f.write_str("no resource has its metadata here"),
             Self::Token(rejection) => rejection.fmt(f),
             Self::TooManyHeaders => f.write_str("more header fields than limits.headers"),

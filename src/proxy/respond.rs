@@ -9,12 +9,15 @@ use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
 use super::challenge::{self, Challenge, Realm};
+use super::possession::DPOP_NONCE;
+use super::schemes::Schemes;
 use super::{Body, Refusal, resource};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::mcp::{MessageError, RequestId};
 use crate::policy::Denial;
+use crate::token::ProofError;
 use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
 /// When a client that met missing keys should come back: soon, since asking costs next to nothing.
@@ -102,8 +105,9 @@ fn answer(refusal: &Refusal) -> Answer {
             ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::NoRoom | Refusal::Overloaded => overloaded(),
+        Refusal::NoRoom | Refusal::Overloaded | Refusal::ReplayCacheFull => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
+        Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
         Refusal::ResourceUnknown => Answer::plain(StatusCode::NOT_FOUND, "Resource unknown"),
         Refusal::Token(rejection) => invalid_token(rejection.description()),
         Refusal::TooManyHeaders => Answer::plain(
@@ -153,6 +157,21 @@ fn failed(failure: &Failure) -> Answer {
         Failure::Expired => invalid_token("The token has expired"),
         Failure::Upgrade => upgrade_not_served(),
         Failure::UploadStalled(_) => request_timeout(),
+    }
+}
+
+/// RFC 9449 §7.1 and §9. Its figure 16 has a key that does not match under `invalid_token`: it is the token
+/// that is not good in these hands.
+fn proof_refused(error: &ProofError, nonce: Option<&String>) -> Answer {
+    let description = error.description();
+    Answer {
+        challenge: match error {
+            ProofError::Nonce => Challenge::UseNonce(description),
+            ProofError::WrongKey => Challenge::WrongKey(description),
+            _ => Challenge::InvalidProof(description),
+        },
+        header: nonce.map(|nonce| (DPOP_NONCE, nonce.clone())),
+        ..Answer::plain(StatusCode::UNAUTHORIZED, "Invalid or expired token")
     }
 }
 
@@ -267,6 +286,7 @@ const fn rpc_code(refusal: &Refusal) -> &'static str {
         | Refusal::KeysUnavailable
         | Refusal::NoRoom
         | Refusal::Overloaded
+        | Refusal::ReplayCacheFull
         | Refusal::Upstream(_) => "-32603",
         Refusal::Authorization(_)
         | Refusal::BodyTooLarge
@@ -277,6 +297,7 @@ const fn rpc_code(refusal: &Refusal) -> &'static str {
         | Refusal::MetadataMethod
         | Refusal::OriginDenied
         | Refusal::Path(_)
+        | Refusal::Proof { .. }
         | Refusal::ResourceUnknown
         | Refusal::Token(_)
         | Refusal::TooManyHeaders
@@ -290,12 +311,13 @@ pub(super) fn refuse(
     refusal: &Refusal,
     reader: Reader<'_>,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
     mut log: AccessLog,
 ) -> Response<Body> {
     log.refused(refusal);
-    let response = refusal_text(refusal, reader, realm, request_id, origin);
+    let response = refusal_text(refusal, reader, realm, schemes, request_id, origin);
     // Who has left gets nothing.
     if !refusal.is_by_leaving() {
         log.status(response.status());
@@ -307,12 +329,14 @@ pub(super) fn refuse(
 pub(super) fn refuse_unreadable(
     why: Unreadable,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     mut log: AccessLog,
 ) -> Vec<u8> {
     let refusal = Refusal::Unreadable(why);
     log.refused(&refusal);
-    let response = refusal_text(&refusal, Reader::Http, realm, request_id, &Origin::None);
+    let reader = Reader::Http;
+    let response = refusal_text(&refusal, reader, realm, schemes, request_id, &Origin::None);
     log.status(response.status());
     let mut bytes = http1_head(response.status(), response.headers());
     let body = response.body();
@@ -344,6 +368,7 @@ pub(crate) fn refusal_text(
     refusal: &Refusal,
     reader: Reader<'_>,
     realm: &Realm<'_>,
+    schemes: Schemes<'_>,
     request_id: &HeaderValue,
     origin: &Origin,
 ) -> Response<String> {
@@ -384,11 +409,11 @@ pub(crate) fn refusal_text(
     headers.insert(X_REQUEST_ID, request_id.clone());
     let status = format!("authgate; error={}", refusal.error_type());
     set_text(headers, PROXY_STATUS, Some(status));
-    set_text(
-        headers,
-        WWW_AUTHENTICATE,
-        challenge::text(&answer.challenge, realm),
-    );
+    for text in challenge::texts(&answer.challenge, realm, schemes) {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.append(WWW_AUTHENTICATE, value);
+        }
+    }
     if let Some((name, value)) = answer.header {
         set_text(headers, name, Some(value));
     }

@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::possession::Remembered;
 use crate::config::Config;
 use crate::headers::Pseudonym;
-use crate::identity::Identity;
 use crate::keys::KeyStore;
 use crate::mcp::SessionKeys;
 use crate::metrics::Metrics;
 use crate::random::Random;
-use crate::token::{TokenCache, Verifier};
+use crate::token::{Nonces, ReplayCache, TokenCache, Verifier};
 use crate::upstream::{Connector, Upstream};
 
 /// One configuration, with what follows from it.
@@ -23,7 +23,9 @@ pub struct Settings {
     /// The keys of its issuers.
     pub keys: Arc<KeyStore>,
     pub(super) verifier: Verifier,
-    pub(super) verified: Arc<TokenCache<Identity>>,
+    pub(super) verified: Arc<TokenCache<Remembered>>,
+    /// The nonces that proofs must bring, where one is asked for.
+    pub nonces: Option<Nonces>,
     /// With these, an MCP session belongs to who opened it.
     pub(super) sessions: Option<SessionKeys>,
     connector: Connector,
@@ -37,6 +39,8 @@ pub struct Shared {
     current: RwLock<Arc<Settings>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) pseudonym: Pseudonym,
+    /// A change of the configuration makes no used proof good again.
+    pub(super) used_proofs: ReplayCache,
 }
 
 /// One worker's connections to the upstream that is configured now.
@@ -48,8 +52,14 @@ pub(super) struct CurrentUpstream {
 impl Settings {
     /// The first configuration of a process.
     #[must_use]
-    pub fn new(config: Config, keys: Arc<KeyStore>, connector: Connector) -> Self {
+    pub fn new(
+        config: Config,
+        keys: Arc<KeyStore>,
+        connector: Connector,
+        nonces: Option<Nonces>,
+    ) -> Self {
         Self {
+            nonces,
             generation: 1,
             verifier: Verifier::new(config.auth0.verifier.clone()),
             verified: Arc::new(TokenCache::new()),
@@ -70,7 +80,13 @@ impl Settings {
     /// The one after this. What was verified stays remembered where the same checks made it, and
     /// connections to the upstream are kept where they would be made in the same way.
     #[must_use]
-    pub fn succeeded_by(&self, config: Config, keys: Arc<KeyStore>, connector: Connector) -> Self {
+    pub fn succeeded_by(
+        &self,
+        config: Config,
+        keys: Arc<KeyStore>,
+        connector: Connector,
+        nonces: Option<Nonces>,
+    ) -> Self {
         let same_checks = config.auth0.verifier == self.config.auth0.verifier
             && config.identity == self.config.identity
             && Arc::ptr_eq(&keys, &self.keys);
@@ -78,7 +94,7 @@ impl Settings {
             && config.upstream_protocol == self.config.upstream_protocol
             && config.timeouts.connect == self.config.timeouts.connect
             && config.timeouts.response_header == self.config.timeouts.response_header;
-        let mut next = Self::new(config, keys, connector);
+        let mut next = Self::new(config, keys, connector, nonces);
         next.generation = self.generation.saturating_add(1);
         next.upstream_since = if same_way {
             self.upstream_since
@@ -107,6 +123,7 @@ impl Shared {
             current: RwLock::new(Arc::new(settings)),
             metrics,
             pseudonym: Pseudonym::new(instance),
+            used_proofs: ReplayCache::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The bearer token in a request's `Authorization` header (RFC 6750 §2.1).
+//! The access token in a request's `Authorization` header (RFC 6750 §2.1, RFC 9449 §7.1).
 
 use std::fmt;
 
@@ -8,7 +8,19 @@ use http::header::{AUTHORIZATION, HeaderMap};
 ///
 /// `Debug` shows its length only, so that it cannot slip into a log.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct BearerToken<'h>(&'h str);
+pub struct BearerToken<'h> {
+    text: &'h str,
+    scheme: Scheme,
+}
+
+/// How a token is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// For whoever holds it.
+    Bearer,
+    /// Together with a proof of the key that it is bound to.
+    Dpop,
+}
 
 /// Why an `Authorization` header cannot be read. All of these are the client's mistake (400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +28,7 @@ pub enum AuthorizationError {
     /// Two or more `Authorization` lines (the field is a singleton, RFC 9110 §11.6.2), or tokens in
     /// two places.
     Repeated,
-    /// The scheme is `Bearer`, or a token stands elsewhere, and what follows is not one token.
+    /// The scheme is known, or a token stands elsewhere, and what follows is not one token.
     NotOneToken,
     /// Bytes that no header of this kind has.
     NotVisibleAscii,
@@ -34,20 +46,43 @@ impl fmt::Display for AuthorizationError {
 
 impl std::error::Error for AuthorizationError {}
 
+impl Scheme {
+    /// The scheme of this name; RFC 9110 §11.1: names are case-insensitive.
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        if name.eq_ignore_ascii_case(b"bearer") {
+            Some(Self::Bearer)
+        } else if name.eq_ignore_ascii_case(b"dpop") {
+            Some(Self::Dpop)
+        } else {
+            None
+        }
+    }
+}
+
 /// What stands where a token should, not looked at yet. A token that is remembered as a whole needs no
 /// look at its form, which takes longer than finding it.
 #[derive(Clone, Copy)]
-pub struct Presented<'h>(&'h [u8]);
+pub struct Presented<'h> {
+    bytes: &'h [u8],
+    scheme: Scheme,
+}
 
 impl<'h> Presented<'h> {
-    pub(super) const fn new(bytes: &'h [u8]) -> Self {
-        Self(bytes)
+    pub(super) const fn new(bytes: &'h [u8], scheme: Scheme) -> Self {
+        Self { bytes, scheme }
     }
 
     /// The bytes. They are a secret, as [`BearerToken::secret`] is.
     #[must_use]
     pub const fn secret(self) -> &'h [u8] {
-        self.0
+        self.bytes
+    }
+
+    /// How the token is presented.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
     }
 
     /// The token, if it has the form of one.
@@ -56,11 +91,11 @@ impl<'h> Presented<'h> {
     ///
     /// [`AuthorizationError`] when it has not.
     pub fn token(self) -> Result<BearerToken<'h>, AuthorizationError> {
-        let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
-        let text = std::str::from_utf8(self.0).ok();
+        let Self { bytes, scheme } = self;
+        let text = std::str::from_utf8(bytes).ok();
         match text.filter(|text| is_b64token(text)) {
-            Some(text) => Ok(BearerToken(text)),
-            None if self.0.iter().all(is_visible) => Err(AuthorizationError::NotOneToken),
+            Some(text) => Ok(BearerToken { text, scheme }),
+            None if is_visible(bytes) => Err(AuthorizationError::NotOneToken),
             None => Err(AuthorizationError::NotVisibleAscii),
         }
     }
@@ -68,7 +103,7 @@ impl<'h> Presented<'h> {
 
 impl fmt::Debug for Presented<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Presented({} bytes)", self.0.len())
+        write!(f, "Presented({} bytes)", self.bytes.len())
     }
 }
 
@@ -79,11 +114,14 @@ impl fmt::Debug for Presented<'_> {
 ///
 /// [`AuthorizationError`] when the header is there and is not exactly one well-formed credential.
 pub fn bearer_token(headers: &HeaderMap) -> Result<Option<BearerToken<'_>>, AuthorizationError> {
-    presented(headers)?.map(Presented::token).transpose()
+    presented(headers, false)?.map(Presented::token).transpose()
 }
 
-/// Finds what is presented as the bearer token.
-pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented<'_>>, AuthorizationError> {
+/// Finds what is presented as the access token; with the scheme `DPoP` too, where proofs are taken.
+pub(super) fn presented(
+    headers: &HeaderMap,
+    allow_dpop: bool,
+) -> Result<Option<Presented<'_>>, AuthorizationError> {
     let mut lines = headers.get_all(AUTHORIZATION).iter();
     let Some(line) = lines.next() else {
         return Ok(None);
@@ -95,16 +133,25 @@ pub(super) fn presented(headers: &HeaderMap) -> Result<Option<Presented<'_>>, Au
     let line = line.as_bytes().trim_ascii();
     let end = line.iter().position(|byte| *byte == b' ');
     let (scheme, rest) = line.split_at(end.unwrap_or(line.len()));
-    // RFC 9110 §11.1: scheme names are case-insensitive.
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        return Ok(Some(Presented(rest.trim_ascii_start())));
+    let scheme = Scheme::from_name(scheme).filter(|scheme| match scheme {
+        Scheme::Bearer => true,
+        Scheme::Dpop => allow_dpop,
+    });
+    if let Some(scheme) = scheme {
+        // RFC 9110 §11.4: spaces, and no tab.
+        let start = rest.iter().position(|byte| *byte != b' ');
+        let rest = rest.get(start.unwrap_or(rest.len())..).unwrap_or_default();
+        return Ok(Some(Presented::new(rest, scheme)));
     }
-    let is_visible = |byte: &u8| matches!(byte, b' '..=b'~');
-    if line.iter().all(is_visible) {
+    if is_visible(line) {
         Ok(None)
     } else {
         Err(AuthorizationError::NotVisibleAscii)
     }
+}
+
+fn is_visible(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// RFC 6750 §2.1: `1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"="`.
@@ -121,19 +168,25 @@ impl<'h> BearerToken<'h> {
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {
-        self.0
+        self.text
+    }
+
+    /// How it is presented.
+    #[must_use]
+    pub const fn scheme(self) -> Scheme {
+        self.scheme
     }
 }
 
 impl fmt::Debug for BearerToken<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.0.len())
+        write!(f, "BearerToken({} bytes)", self.text.len())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AuthorizationError, bearer_token};
+    use super::{AuthorizationError, Presented, Scheme, bearer_token, presented};
     use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
     fn headers(lines: &[&[u8]]) -> HeaderMap {
@@ -196,12 +249,38 @@ mod tests {
             (&[b"Bearer ==="], NotOneToken),
             (&[b"Bearer a=b"], NotOneToken),
             (&[b"Bearer\ta"], NotVisibleAscii),
+            (&[b"Bearer \ta"], NotVisibleAscii),
             (&[b"Bearer a\xff"], NotVisibleAscii),
             (&[b"Bearer a", b"Bearer a"], Repeated),
             (&[b"Bearer a", b"Basic b"], Repeated),
             (&[b"", b"Bearer a"], Repeated),
         ] {
             assert_eq!(bearer_token(&headers(lines)), Err(expected), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_scheme_of_proofs_counts_where_it_is_allowed() {
+        for (line, allow_dpop, expected) in [
+            ("DPoP abc", true, Ok(Some(Scheme::Dpop))),
+            ("dpop abc", true, Ok(Some(Scheme::Dpop))),
+            ("DPOP   abc", true, Ok(Some(Scheme::Dpop))),
+            ("Bearer abc", true, Ok(Some(Scheme::Bearer))),
+            ("DPoP abc", false, Ok(None)),
+            ("DPoPabc", true, Ok(None)),
+            ("DPoP", true, Err(AuthorizationError::NotOneToken)),
+            ("DPoP a b", true, Err(AuthorizationError::NotOneToken)),
+            (
+                "DPoP a, Bearer b",
+                true,
+                Err(AuthorizationError::NotOneToken),
+            ),
+        ] {
+            let headers = headers(&[line.as_bytes()]);
+            let found = presented(&headers, allow_dpop);
+            let found = found.and_then(|found| found.map(Presented::token).transpose());
+            let found = found.map(|token| token.map(super::BearerToken::scheme));
+            assert_eq!(found, expected, "{line}");
         }
     }
 

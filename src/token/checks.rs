@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::dpop::Binding;
 use super::rejection::Rejection;
 use super::verifier::VerifierSettings;
 use crate::claims::Claims;
@@ -84,7 +85,7 @@ pub enum ClaimCheck {
     IssuedAt,
     /// `iat` is not too far back.
     Age,
-    /// `cnf` is not there.
+    /// `cnf` is not there, or names a key that can be asked for a proof.
     Confirmation,
     /// What `auth0.token_type` asks for beside `typ`.
     Profile,
@@ -124,7 +125,7 @@ impl ClaimCheck {
             Self::NotBefore => check_not_before(claims, settings, now),
             Self::IssuedAt => check_issued_at(claims, now),
             Self::Age => check_age(claims, settings, now),
-            Self::Confirmation => check_confirmation(claims),
+            Self::Confirmation => check_confirmation(claims, settings.bound_tokens).map(|_| ()),
             Self::Profile => check_profile(claims, settings.typ),
             Self::Subject => check_subject(claims).map(|_| ()),
             Self::Anonymous => check_anonymous(claims, settings.allow_anonymous),
@@ -273,12 +274,28 @@ fn check_anonymous(claims: &Claims, allow_anonymous: bool) -> Result<(), Rejecti
     Ok(())
 }
 
-/// RFC 7800 §3.1, RFC 9449 §7.2, RFC 8705 §3: a bound token taken as a plain bearer token loses its
-/// protection, so one is refused until the binding is enforced.
-fn check_confirmation(claims: &Claims) -> Result<(), Rejection> {
-    match claims.get("cnf") {
-        None => Ok(()),
-        Some(_) => Err(Rejection::SenderConstrained),
+/// RFC 7800 §3.1, RFC 9449 §6.1, RFC 8705 §3: a bound token taken as a plain bearer token loses its
+/// protection, so a binding that is not enforced refuses it. Returns `cnf.jkt`. Other members may stand
+/// beside it, but not a certificate's: that would have to be enforced as well.
+pub(super) fn check_confirmation(
+    claims: &Claims,
+    bound_tokens: bool,
+) -> Result<Option<&str>, Rejection> {
+    let Some(confirmation) = claims.get("cnf") else {
+        return Ok(None);
+    };
+    let thumbprint = confirmation
+        .get("jkt")
+        .filter(|_| bound_tokens && confirmation.get("x5t#S256").is_none());
+    match thumbprint {
+        None => Err(Rejection::SenderConstrained),
+        Some(Value::String(thumbprint)) if Binding::is_thumbprint(thumbprint) => {
+            Ok(Some(thumbprint))
+        }
+        Some(_) => Err(Rejection::MalformedClaim {
+            claim: "cnf",
+            expected: "an object with the SHA-256 thumbprint of a key in jkt",
+        }),
     }
 }
 

@@ -6,14 +6,20 @@
 mod bearer;
 mod cache;
 mod checks;
+mod dpop;
 mod keyring;
 mod rejection;
 mod sources;
 mod verifier;
 
-pub use bearer::{AuthorizationError, BearerToken, Presented, bearer_token};
+pub use bearer::{AuthorizationError, BearerToken, Presented, Scheme, bearer_token};
 pub use cache::TokenCache;
 pub use checks::{ClaimCheck, SubjectKind, TypPolicy, check_audience};
+pub use dpop::{
+    Binding, DPOP, FreshProof, IAT_LEAD, NONCE_PERIOD, NonceAge, Nonces, NotRecorded, Proof,
+    ProofError, ProofSettings, ProofTarget, PublicOrigin, ReplayCache, ReplayKey, UnverifiedProof,
+    proof_header,
+};
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;

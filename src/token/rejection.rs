@@ -42,6 +42,8 @@ pub enum Rejection {
         /// The claim.
         claim: &'static str,
     },
+    /// The token is bound to no key, and was presented as if it were, or has to be.
+    NotBound,
     /// `nbf`, or `iat`, lies in the future.
     NotYetValid {
         /// Which of the two.
@@ -53,6 +55,8 @@ pub enum Rejection {
     },
     /// The payload is not a JSON object, or has duplicate members.
     PayloadNotJson(JsonError),
+    /// The token is bound to a key (`cnf.jkt`), and was presented as a bearer token.
+    NoProof,
     /// The token is bound to a key of the client's (`cnf`), and that binding is not enforced here.
     SenderConstrained,
     /// `iat` is further back than `auth0.max_token_age`.
@@ -109,6 +113,8 @@ impl Rejection {
             Self::MissingClaim { .. } => "token_missing_claim",
             Self::NotYetValid { .. } => "token_not_yet_valid",
             Self::PayloadNotJson(_) => "token_malformed",
+            Self::NoProof => "token_requires_dpop",
+            Self::NotBound => "token_not_bound",
             Self::SenderConstrained => "token_sender_constrained",
             Self::TooOld { .. } => "token_too_old",
             Self::TypeNotAllowed { .. } => "token_type_not_allowed",
@@ -145,6 +151,10 @@ impl Rejection {
             Self::MissingClaim { .. } => "The token lacks a required claim",
             Self::NotYetValid { .. } => "The token is not valid yet",
             Self::PayloadNotJson(_) => "The token is not a well-formed JWT",
+            Self::NoProof => {
+                "The token is bound to a client key: send it with the scheme DPoP and a proof"
+            }
+            Self::NotBound => "The token is not bound to a client key",
             Self::SenderConstrained => {
                 "The token is bound to a client key, which is not supported here"
             }
@@ -175,7 +185,11 @@ impl fmt::Display for Rejection {
                 write!(f, "{claim} {value} lies in the future; it is {now:.0}")
             }
             Self::PayloadNotJson(error) => write!(f, "payload: {error}"),
-            Self::SenderConstrained => f.write_str("claim \"cnf\" is present"),
+            Self::NoProof => f.write_str("cnf.jkt is present, and the token came without DPoP"),
+            Self::NotBound => f.write_str("claim \"cnf\" is missing"),
+            Self::SenderConstrained => {
+                f.write_str("claim \"cnf\" is present, and this binding is not enforced")
+            }
             Self::TooOld { iat, now } => write!(f, "iat {iat} is too long ago; it is {now:.0}"),
             Self::TypeNotAllowed { found } => write!(f, "typ is {found:?}"),
             Self::UnknownKey { kid } => write!(f, "kid {kid:?} is in no key set"),

@@ -6,7 +6,7 @@ use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
 use http::{Uri, request};
 
-use super::bearer::{self, AuthorizationError, BearerToken, Presented};
+use super::bearer::{self, AuthorizationError, BearerToken, Presented, Scheme};
 
 /// How an offered subprotocol that is a token begins.
 const SUBPROTOCOL_PREFIX: &str = "bearer.";
@@ -18,6 +18,9 @@ pub struct TokenSources {
     pub query_parameter: Option<String>,
     /// Whether a subprotocol `bearer.TOKEN` offered in a WebSocket handshake counts.
     pub websocket_protocol: bool,
+    /// Whether `Authorization` may have the scheme `DPoP`; otherwise that one is no token. No other place
+    /// has room for a scheme: what stands there is a bearer token.
+    pub dpop: bool,
 }
 
 impl TokenSources {
@@ -45,7 +48,7 @@ impl TokenSources {
         head: &'h request::Parts,
         is_websocket: bool,
     ) -> Result<Option<Presented<'h>>, AuthorizationError> {
-        let mut found = bearer::presented(&head.headers)?;
+        let mut found = bearer::presented(&head.headers, self.dpop)?;
         let in_query = head
             .uri
             .query()
@@ -56,7 +59,7 @@ impl TokenSources {
             if found.is_some() {
                 return Err(AuthorizationError::Repeated);
             }
-            found = Some(Presented::new(candidate.as_bytes()));
+            found = Some(Presented::new(candidate.as_bytes(), Scheme::Bearer));
         }
         Ok(found)
     }
@@ -174,6 +177,7 @@ mod tests {
         TokenSources {
             query_parameter: Some("access_token".to_owned()),
             websocket_protocol: true,
+            dpop: false,
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bearer::BearerToken;
 use super::checks::{self, ClaimCheck, SubjectKind, TypPolicy};
+use super::dpop::Binding;
 use super::keyring::{Keyring, NoKey};
 use super::rejection::Rejection;
 use crate::claims::Claims;
@@ -25,6 +26,8 @@ pub struct VerifierSettings {
     pub typ: TypPolicy,
     /// Whether Auth0 anonymous sessions are accepted.
     pub allow_anonymous: bool,
+    /// Whether tokens that are bound to a key (`cnf.jkt`) are taken at all. A proof is then needed.
+    pub bound_tokens: bool,
     /// The largest token, in bytes.
     pub max_token_bytes: usize,
 }
@@ -38,6 +41,7 @@ pub struct Verifier {
 /// A token whose shape and header are acceptable, and nothing else is known.
 #[derive(Debug)]
 pub struct Unverified<'t> {
+    text: &'t str,
     jws: CompactJws<'t>,
     algorithm: Algorithm,
 }
@@ -51,7 +55,8 @@ pub struct SignedToken {
     payload: String,
 }
 
-/// A token that passed every check. The fields are private and this module makes the only ones.
+/// A token that passed every check. The fields are private and this module makes the only ones. Where it has
+/// a [`Binding`], it counts together with a proof only, which is not checked here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifiedToken {
     claims: Claims,
@@ -60,6 +65,7 @@ pub struct VerifiedToken {
     payload: String,
     subject: String,
     valid_until: UnixTime,
+    binding: Option<Binding>,
 }
 
 /// How verification can fail: for good, or for want of a key.
@@ -100,7 +106,11 @@ impl Verifier {
                 found: jws.header().algorithm.clone(),
             })?;
         checks::check_typ(jws.header().typ.as_deref(), self.settings.typ)?;
-        Ok(Unverified { jws, algorithm })
+        Ok(Unverified {
+            text: token,
+            jws,
+            algorithm,
+        })
     }
 
     /// Verifies the signature with the keys that are known `now`, and then every claim.
@@ -115,7 +125,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<VerifiedToken, VerifyError> {
         let signed = Self::check_signature(token, keyring)?;
-        Ok(self.accept(signed, now)?)
+        Ok(self.accept(token.text, signed, now)?)
     }
 
     /// The first half of [`Verifier::verify`]: key, signature, and the payload as JSON.
@@ -173,13 +183,20 @@ impl Verifier {
     }
 
     /// The second half of [`Verifier::verify`]: the first check that fails decides.
-    fn accept(&self, token: SignedToken, now: UnixTime) -> Result<VerifiedToken, Rejection> {
+    fn accept(
+        &self,
+        text: &str,
+        token: SignedToken,
+        now: UnixTime,
+    ) -> Result<VerifiedToken, Rejection> {
         for (_, verdict) in self.claim_checks(&token, now) {
             verdict?;
         }
         let exp = checks::check_expiry(&token.claims, &self.settings, now)?;
         let subject = checks::check_subject(&token.claims)?.to_owned();
         let valid_until = self.valid_until(&token.claims, exp);
+        let thumbprint = checks::check_confirmation(&token.claims, self.settings.bound_tokens)?;
+        let binding = thumbprint.map(|thumbprint| Binding::new(thumbprint, text));
         let SignedToken {
             claims,
             issuer,
@@ -193,6 +210,7 @@ impl Verifier {
             payload,
             subject,
             valid_until,
+            binding,
         })
     }
 
@@ -285,6 +303,12 @@ impl VerifiedToken {
     #[must_use]
     pub fn subject_kind(&self) -> SubjectKind {
         SubjectKind::of(&self.claims)
+    }
+
+    /// What the token is bound to, if it is.
+    #[must_use]
+    pub const fn binding(&self) -> Option<&Binding> {
+        self.binding.as_ref()
     }
 
     /// The end of the token's life: `exp`, or earlier where `max_token_age` says so.

@@ -2,6 +2,7 @@
 //! implementation to disagree with, and chance.
 
 mod differential;
+mod dpop;
 mod mint;
 mod paths;
 mod rfc7515;

@@ -304,6 +304,7 @@ pub fn settings() -> VerifierSettings {
         max_token_age: None,
         typ: TypPolicy::Any,
         allow_anonymous: false,
+        bound_tokens: false,
         max_token_bytes: 16 * 1024,
     }
 }
@@ -388,7 +389,8 @@ pub fn identity(claims: &Value) -> Arc<Identity> {
         headers: vec![],
         forward_authorization: false,
     };
-    Arc::new(settings.identify(verified(claims)))
+    let credential = settings.identify(verified(claims));
+    credential.bearer().expect("bound to nothing")
 }
 
 /// A verified token with these claims, signed by a key made for it alone.

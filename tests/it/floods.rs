@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::dpop::{ACCEPTED, PUBLIC, Prover, presented};
 use crate::issuer::Issuer;
 use crate::issuer::keys::SigningKey;
 use crate::support::frames::{Frames, Verdict};
@@ -34,7 +35,9 @@ impl Scene {
         let issuer = Issuer::start();
         let upstream = Upstream::start(|_| Reply::ok("hello"));
         let proxy = Setup::new(&issuer, &upstream)
+            .top(&format!("public_url = \"{PUBLIC}\""))
             .rest(RULE)
+            .rest(ACCEPTED)
             .arguments(&["--workers", "1"])
             .start()
             .await;
@@ -159,6 +162,32 @@ async fn a_newcomer_is_before_those_who_flood() {
     // Throughout it was the flood's order of arrival.
     let last = scene.place(mark, &format!("/flood/{}", FLOOD - 1)).await;
     assert_eq!(last, FLOOD + 2);
+}
+
+/// A proof that is refused has cost a check, as a token has.
+#[tokio::test]
+async fn whose_proofs_are_refused_is_behind_a_newcomer() {
+    let scene = Scene::set().await;
+    let prover = Prover::new();
+    let token = prover.bind(scene.issuer.user("auth0|mallory"));
+    let wrong = prover.proof("POST", "/before", &token);
+    let wrong = presented(Request::get("/before"), &token).header("DPoP", &wrong);
+    let mut flooders = Vec::new();
+    for _ in 0..FLOOD {
+        flooders.push(scene.after(&wrong, FORGED).await);
+    }
+    let mut newcomer = scene.connect().await;
+    let mark = scene.proxy.mark();
+    scene
+        .while_stopped(async {
+            scene.flood(&mut flooders).await;
+            newcomer.write(&scene.new_token("/newcomer")).await;
+        })
+        .await;
+    assert_eq!(newcomer.response().await.status(), GOOD);
+    statuses(&mut flooders, FORGED).await;
+    let place = scene.place(mark, "/newcomer").await;
+    assert!(place <= FEW, "it came after {place}");
 }
 
 #[tokio::test]

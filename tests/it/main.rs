@@ -15,6 +15,7 @@ mod attacks;
 mod conduct;
 mod config;
 mod connections;
+mod dpop;
 mod explain;
 mod flaws;
 mod floods;

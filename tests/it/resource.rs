@@ -320,7 +320,7 @@ pub(crate) fn challenge(response: &Response) -> Option<(Option<String>, Option<S
     let lines = response.head.all("www-authenticate");
     let line = lines.first()?;
     assert_eq!(lines.len(), 1, "{lines:?}");
-    let found = parameters(line).expect("a challenge");
+    let found = parameters("Bearer", line).expect("a challenge");
     Some((
         found.get("resource_metadata").cloned(),
         found.get("scope").cloned(),

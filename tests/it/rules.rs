@@ -214,7 +214,10 @@ async fn a_missing_scope_is_asked_for_by_name() {
         .mint();
     let answer = proxy.send(&Request::get("/runs/1").bearer(&token)).await;
     assert_own(&answer, 403, "scope_missing");
-    let challenge = parameters(answer.header("www-authenticate").expect("a challenge"));
+    let challenge = parameters(
+        "Bearer",
+        answer.header("www-authenticate").expect("a challenge"),
+    );
     let challenge = challenge.expect("a well-formed challenge");
     let mut scopes: Vec<&str> = challenge["scope"].split(' ').collect();
     scopes.sort_unstable();

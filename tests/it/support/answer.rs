@@ -40,6 +40,12 @@ pub fn assert_own(response: &Response, status: u16, code: &str) {
 
 /// The same as a value.
 pub fn own(response: &Response, status: u16, code: &str) -> Result<(), String> {
+    own_whatever_challenge(response, status, code)?;
+    challenge(response, status, code)
+}
+
+/// The same but for the challenges, which are for the caller to look at.
+pub fn own_whatever_challenge(response: &Response, status: u16, code: &str) -> Result<(), String> {
     let found = format!("{} {}", response.head.first_line, response.text());
     if response.status() != status {
         return Err(format!("expected {status} {code}, found {found}"));
@@ -69,8 +75,7 @@ pub fn own(response: &Response, status: u16, code: &str) -> Result<(), String> {
         return Err(format!("expected the words {words:?}, found {found}"));
     }
     fields(response, &body)?;
-    proxy_status(response, code)?;
-    challenge(response, status, code)
+    proxy_status(response, code)
 }
 
 /// RFC 9209: who has answered, and a registered error type that fits the code. Nothing more is said.
@@ -116,6 +121,7 @@ fn proxy_status(response: &Response, code: &str) -> Result<(), String> {
         ],
         "upstream_timeout" => &["connection_timeout", "http_response_timeout"],
         token if token.starts_with("token_") => &["http_request_denied"],
+        proof if proof.starts_with("dpop_") => &["http_request_denied"],
         other => return Err(format!("no error type is known for {other}")),
     };
     let found = error_type(response)?;
@@ -192,7 +198,7 @@ fn challenge(response: &Response, status: u16, code: &str) -> Result<(), String>
     let [line] = lines.as_slice() else {
         return Err(format!("challenges: {lines:?}"));
     };
-    let parameters = parameters(line)?;
+    let parameters = parameters("Bearer", line)?;
     if !parameters.contains_key("realm") {
         return Err(format!("no realm in {line}"));
     }
@@ -209,11 +215,12 @@ fn challenge(response: &Response, status: u16, code: &str) -> Result<(), String>
     Ok(())
 }
 
-/// The parameters of a Bearer challenge, each of which may occur once (RFC 6750, section 3).
-pub fn parameters(challenge: &str) -> Result<BTreeMap<String, String>, String> {
+/// The parameters of a challenge of this scheme, each of which may occur once (RFC 6750, section 3).
+pub fn parameters(scheme: &str, challenge: &str) -> Result<BTreeMap<String, String>, String> {
     let mut rest = challenge
-        .strip_prefix("Bearer ")
-        .ok_or(format!("not Bearer: {challenge}"))?;
+        .strip_prefix(scheme)
+        .and_then(|rest| rest.strip_prefix(' '))
+        .ok_or(format!("not {scheme}: {challenge}"))?;
     let mut parameters = BTreeMap::new();
     loop {
         let (name, after) = rest
