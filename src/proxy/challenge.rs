@@ -137,7 +137,7 @@ pub(super) fn texts(challenge: &Challenge, realm: &Realm<'_>, schemes: Schemes<'
 /// (RFC 6750 §3): descriptions are fixed, a resource's URL is checked where it is read, realm and scopes
 /// are cleaned here.
 fn text_of(challenge: &Challenge, realm: &Realm<'_>, offer: &Offer) -> Option<String> {
-    let mut text = format!("{} realm=\"{}\"", offer.name, quotable(realm.name));
+    let mut text = [offer.name, " realm=\"", &quotable(realm.name), "\""].concat();
     if let Some(algorithms) = &offer.algorithms {
         _ = write!(text, ", algs=\"{algorithms}\"");
     }

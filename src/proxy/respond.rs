@@ -379,7 +379,17 @@ pub(crate) fn refusal_text(
     let (kind, body) = match reader {
         Reader::Http => (
             "application/json",
-            format!("{{\"error\":\"{error}\",\"code\":\"{code}\",\"request_id\":\"{id}\"}}"),
+            // Joined, since a flood of refusals would feel what the formatter takes.
+            [
+                r#"{"error":""#,
+                error,
+                r#"","code":""#,
+                code,
+                r#"","request_id":""#,
+                id,
+                r#""}"#,
+            ]
+            .concat(),
         ),
         Reader::Grpc => ("application/grpc", String::new()),
         Reader::JsonRpc(of) => {
@@ -407,7 +417,7 @@ pub(crate) fn refusal_text(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_REQUEST_ID, request_id.clone());
-    let status = format!("authgate; error={}", refusal.error_type());
+    let status = ["authgate; error=", refusal.error_type()].concat();
     set_text(headers, PROXY_STATUS, Some(status));
     for text in challenge::texts(&answer.challenge, realm, schemes) {
         if let Ok(value) = HeaderValue::try_from(text) {
