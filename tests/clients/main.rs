@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         dpop::the_proofs_of_other_libraries_count,
         dpop::other_clients_follow_the_nonce,
         mcp::the_official_clients_find_the_issuer_and_step_up,
+        mcp::the_official_clients_see_and_call_their_own_tools,
         mcp::the_conformance_suite_sees_no_difference,
     ];
     let words: Vec<String> = std::env::args()

@@ -100,6 +100,41 @@ pub async fn the_conformance_suite_sees_no_difference(node: &Node) {
     .await;
 }
 
+/// Rules for each tool, lists of tools and sessions are what they should be for clients of all revisions.
+pub async fn the_official_clients_see_and_call_their_own_tools(node: &Node) {
+    let issuer = Issuer::start();
+    let [data, admin, backend] = [(); 3].map(|()| Port::reserve());
+    let backend = format!("http://{}", backend.address());
+    let url = format!("http://{}/mcp", data.address());
+    let keys = TempDir::new().expect("a directory");
+    let key = keys.path().join("session.key");
+    std::fs::write(&key, "k".repeat(64)).expect("a file");
+    let setup = Setup::to(&issuer, &backend).at(&data, &admin).rest(&format!(
+        "[[route]]\npath = \"/mcp\"\n\
+         [[route]]\npath = \"/mcp\"\nmcp = {{ tool = \"*\" }}\nrequire = {{ scopes = [\"tools:call\"] }}\n\
+         [[route]]\npath = \"/mcp\"\nmcp = {{ tool = \"test_*\" }}\n\
+         require = {{ scopes = [\"tools:call\", \"tools:test\"] }}\n\
+         [mcp]\nread_bodies = true\nfilter_tools = true\nsession_key_file = \"{}\"",
+        key.display(),
+    ));
+    beside(node, &json!({"backend": backend}), async {
+        let proxy = setup.start().await;
+        let token = move |asked: &Value| {
+            let user = issuer.user(asked["sub"].as_str().expect("a subject"));
+            user.claim("scope", asked["scope"].as_str().expect("scopes"))
+                .mint()
+                .into()
+        };
+        let passed = node.run("mcp_rules.mjs", &json!({"url": url}), token).await;
+        assert_eq!(passed.len(), 3 * 3, "{passed:?}");
+        let events = proxy.events();
+        let of = |code: &str| events.iter().filter(|event| event["code"] == code).count();
+        // One call too many each; one stolen and one bare session for each of the two revisions with sessions.
+        assert_eq!((of("scope_missing"), of("mcp_session_unknown")), (3, 4));
+    })
+    .await;
+}
+
 /// Runs a case while the backend serves.
 async fn beside(node: &Node, server: &Value, case: impl Future<Output = ()>) {
     let (serves, mut served) = mpsc::unbounded_channel();
