@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use authgate::claims::{ClaimPath, Claims};
 use authgate::clock::UnixTime;
+use authgate::headers::{
+    ManagedNames, Outbound, Pseudonym, check_head, rewrite_request, rewrite_response,
+};
 use authgate::jose::{Algorithm, KeySet};
 use authgate::policy::{
     Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Readings, Requirement, Route,
@@ -19,8 +22,12 @@ use authgate::token::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use criterion::{Criterion, criterion_group, criterion_main};
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use http::Request;
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
+};
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rsa::RsaPrivateKey;
@@ -256,5 +263,74 @@ fn readings(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(core, tokens, rules, routes, readings);
+/// The head of a request from a browser, and that of its answer.
+fn heads(criterion: &mut Criterion) {
+    let request = Request::builder().uri("/api/agents/weather/stream");
+    let request = [
+        ("host", "agents.example.com"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+        ("accept", "text/event-stream"),
+        ("accept-encoding", "gzip, br"),
+        ("authorization", "Bearer a.b.c"),
+        ("content-type", "application/json"),
+        ("origin", "https://app.example.com"),
+        ("x-forwarded-user", "auth0|mallory"),
+    ]
+    .into_iter()
+    .fold(request, |request, (name, value)| {
+        request.header(name, value)
+    });
+    let (head, ()) = request.body(()).expect("a request").into_parts();
+    criterion.bench_function("head: checked", |bencher| {
+        bencher.iter(|| check_head(black_box(&head)).expect("sound"));
+    });
+    let host = check_head(&head).expect("sound");
+    let managed = ManagedNames::new(&[HeaderName::from_static("x-forwarded-user")]);
+    let (pseudonym, id) = (Pseudonym::new(7), HeaderValue::from_static("an-id"));
+    let peer = HeaderValue::from_static("192.0.2.1");
+    criterion.bench_function("head: rewritten for the agent", |bencher| {
+        bencher.iter_batched(
+            || head.headers.clone(),
+            |mut headers| {
+                let outbound = Outbound {
+                    identity: None,
+                    forward_authorization: false,
+                    host: &host,
+                    scheme: "https",
+                    upstream_is_http2: false,
+                    version: head.version,
+                    pseudonym: &pseudonym,
+                    peer: Some(&peer),
+                    peer_is_trusted: false,
+                    request_id: &id,
+                    traceparent: HeaderValue::from_static("a-trace"),
+                };
+                rewrite_request(&mut headers, &managed, outbound);
+                headers
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    let answer = HeaderMap::from_iter([
+        (CONNECTION, HeaderValue::from_static("keep-alive")),
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (
+            DATE,
+            HeaderValue::from_static("Tue, 24 Nov 2026 21:00:00 GMT"),
+        ),
+        (TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+    ]);
+    criterion.bench_function("head: rewritten for the client", |bencher| {
+        bencher.iter_batched(
+            || answer.clone(),
+            |mut headers| {
+                rewrite_response(&mut headers, &id);
+                headers
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(core, tokens, rules, routes, readings, heads);
 criterion_main!(core);
