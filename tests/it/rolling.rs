@@ -478,13 +478,7 @@ fn feed_streams(upstream: Arc<Upstream>) -> JoinHandle<()> {
 }
 
 /// Clients of every kind, several of each, until the report is over.
-fn load(
-    clients: &mut JoinSet<()>,
-    address: SocketAddr,
-    linger: Duration,
-    idle: u32,
-    report: &Arc<Report>,
-) {
+fn load(clients: &mut JoinSet<()>, address: SocketAddr, linger: Duration, report: &Arc<Report>) {
     for number in 0..4_u32 {
         let report = |_: &str| Arc::clone(report);
         let (get, post, new) = (report("get"), report("post"), report("new"));
@@ -506,15 +500,14 @@ fn load(
         let pause = linger * (number + 1) / 4;
         clients.spawn(async move { http2(address, pause, &http2_idle).await });
     }
-    // Their pauses are longer than the linger, by up to two thirds: they are idle through a whole linger,
-    // and ask when the listener has closed, in the time that is left to them. The last third is for a
-    // machine that has much to do.
-    for number in 0..idle {
+    // Their pauses are of the linger's length and up to twice that: they are idle through a whole
+    // linger, and ask when the listener has closed, all along the time that is left to them.
+    for number in 0..150_u32 {
         let report = Arc::clone(report);
         clients.spawn(async move {
             let pauses = [
                 linger * (60 + number / 5) / 60,
-                linger * (70 + number / 5) / 60,
+                linger * (80 + number / 5) / 60,
                 linger / 3,
             ];
             kept(
@@ -552,9 +545,7 @@ async fn restart(restarts: usize, lag: Duration, linger: Duration, settings: &st
     };
     let running = [join().await, join().await, join().await];
     let mut clients = JoinSet::new();
-    // Beside other tests, clients that are silent for long are sometimes late: they are looked at alone.
-    let idle = if restarts == 1 { 150 } else { 0 };
-    load(&mut clients, balancer.address, linger, idle, &report);
+    load(&mut clients, balancer.address, linger, &report);
 
     let ends = Mutex::new(JoinSet::new());
     let roll = async |mut running: (Proxy, Arc<Member>)| {
@@ -596,7 +587,15 @@ async fn restart(restarts: usize, lag: Duration, linger: Duration, settings: &st
     ] {
         assert_eq!(read(number), 0, "{what}: {seen:?}");
     }
-    for kind in ["get", "post", "newcomer", "stream", "websocket", "http2"] {
+    for kind in [
+        "get",
+        "post",
+        "newcomer",
+        "stream",
+        "websocket",
+        "http2",
+        "idle",
+    ] {
         let number = done.get(kind).copied().unwrap_or_default();
         assert!(number > 10, "{number} of {kind}");
     }
@@ -609,8 +608,8 @@ async fn restart(restarts: usize, lag: Duration, linger: Duration, settings: &st
 /// is that it learns in time, by a wide margin: both are shorter here, in the same proportion.
 #[tokio::test]
 async fn restarts_lose_nothing() {
-    let (lag, linger) = (Duration::from_millis(1600), Duration::from_secs(4));
-    restart(17, lag, linger, "[timeouts]\nlinger = \"4s\"").await;
+    let (lag, linger) = (Duration::from_millis(800), Duration::from_secs(2));
+    restart(17, lag, linger, "[timeouts]\nlinger = \"2s\"").await;
 }
 
 /// The same with the default settings, and a balancer that is as late as they are made for.
