@@ -24,8 +24,8 @@
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
-//! [`certificate`], [`nonce_key`]. Above them: [`config`] (flags, environment and file, parsed once), [`app`] (threads and tasks), [`reload`] (another
-//! configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
+//! [`certificate`], [`nonce_key`]. Above them: [`config`] (flags, environment and file, parsed once), [`app`]
+//! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
 //! [`cli`] with its `manual`.
 //!

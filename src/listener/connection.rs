@@ -69,16 +69,12 @@ pub async fn serve_stream<S, H>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler,
 {
-    let mut bytes = Vec::new();
     let is_due = settings.proxy_header_is_due(client.address());
     let Some(tls) = settings.tls.clone() else {
+        let mut bytes = Vec::new();
         let patience = Patience::new(&settings, &client);
         let opening = async {
-            let source = if is_due {
-                opening::read_proxy_header(&mut stream, &mut bytes).await?
-            } else {
-                None
-            };
+            let source = named_source(&mut stream, &mut bytes, is_due).await?;
             Ok((source, opening::is_http2(&mut stream, &mut bytes).await?))
         };
         if let Some((source, is_http2)) = patience.wait_for(opening).await {
@@ -88,16 +84,12 @@ pub async fn serve_stream<S, H>(
         return;
     };
     // Boxed, so that it takes no room in the tasks of those who speak clear text.
-    Box::pin(serve_tls(
-        stream, bytes, is_due, tls, settings, client, handler,
-    ))
-    .await;
+    Box::pin(serve_tls(stream, is_due, tls, settings, client, handler)).await;
 }
 
 /// Serves a connection with TLS, whose PROXY header is still to come if one is due.
 async fn serve_tls<S, H>(
     mut stream: S,
-    mut bytes: Vec<u8>,
     is_due: bool,
     tls: Arc<rustls::ServerConfig>,
     settings: Arc<ConnectionSettings>,
@@ -108,12 +100,9 @@ async fn serve_tls<S, H>(
     H: Handler,
 {
     let patience = Patience::new(&settings, &client);
+    let mut bytes = Vec::new();
     let opening = async {
-        let source = if is_due {
-            opening::read_proxy_header(&mut stream, &mut bytes).await?
-        } else {
-            None
-        };
+        let source = named_source(&mut stream, &mut bytes, is_due).await?;
         let stream = Rewound::new(bytes, stream);
         let mut stream = TlsAcceptor::from(tls).accept(stream).await?;
         let mut bytes = Vec::new();
@@ -126,6 +115,19 @@ async fn serve_tls<S, H>(
     if let Some((source, stream, bytes, is_http2)) = patience.wait_for(opening).await {
         let client = client.introduced(source, true);
         serve_http(stream, bytes, is_http2, settings, client, handler).await;
+    }
+}
+
+/// Whom the PROXY header names, where one is due. What was read behind it stays in `bytes`.
+async fn named_source<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    bytes: &mut Vec<u8>,
+    is_due: bool,
+) -> Result<Option<SocketAddr>, OpeningError> {
+    if is_due {
+        opening::read_proxy_header(stream, bytes).await
+    } else {
+        Ok(None)
     }
 }
 

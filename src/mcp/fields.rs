@@ -179,20 +179,9 @@ fn decode(value: &[u8]) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::headers_of as headers;
     use super::{Revision, mirrors, revision};
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::try_from(*name).expect("a name"),
-                    HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
-                )
-            })
-            .collect()
-    }
+    use http::header::HeaderMap;
 
     #[test]
     fn a_revision_is_one_date() {

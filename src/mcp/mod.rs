@@ -23,3 +23,14 @@ pub use tools::filter_tools;
 /// How deeply arrays and objects may nest. Tools take documents as arguments and describe them by
 /// schemas, which nest twice as deep; recursion must end somewhere, and serde's own ends at 128.
 const MAX_DEPTH: u8 = 100;
+
+/// A map of these lines.
+#[cfg(test)]
+fn headers_of(lines: &[(&str, &str)]) -> http::HeaderMap {
+    let line = |(name, value): &(&str, &str)| {
+        let name = http::HeaderName::try_from(*name).expect("a name");
+        let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+        (name, value)
+    };
+    lines.iter().map(line).collect()
+}

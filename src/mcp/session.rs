@@ -211,10 +211,11 @@ pub fn bind_answer(
 
 #[cfg(test)]
 mod tests {
+    use super::super::headers_of as headers;
     use super::{
         KeyError, MAX_ID_BYTES, Principal, SessionKeys, UnknownSession, bind_answer, bind_request,
     };
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use http::header::HeaderMap;
 
     const KEY: &str = "0123456789abcdef0123456789abcdef";
     const OTHER: &str = "fedcba9876543210fedcba9876543210";
@@ -228,18 +229,6 @@ mod tests {
         subject: "alice",
         client: Some("app"),
     });
-
-    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::try_from(*name).expect("a name"),
-                    HeaderValue::from_bytes(value.as_bytes()).expect("a value"),
-                )
-            })
-            .collect()
-    }
 
     /// What a client gets for the server's `id`.
     fn given(keys: &SessionKeys, who: Option<Principal<'_>>, id: &str) -> String {

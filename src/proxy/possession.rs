@@ -4,8 +4,8 @@
 //! for many. Four things bound that. A proof with any other key than the token's own is refused before its
 //! signature is looked at. The checks take turns as those of new tokens do, one of each connection at a time
 //! and the doubtful ones behind, in a line of their own, so that neither stands before the other. One token's
-//! proofs get only a part of that line, so that the flood of one does not stand before the proofs of others. And all of it comes after the token's own
-//! verification: without a good token nobody gets here.
+//! proofs get only a part of that line, so that the flood of one does not stand before the proofs of others.
+//! And all of it comes after the token's own verification: without a good token nobody gets here.
 //!
 //! A request that is sent to the upstream once more, on another connection, repeats no proof (RFC 9449 §7.3):
 //! the header ends here.

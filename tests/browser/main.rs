@@ -15,6 +15,8 @@
 
 mod browser;
 mod caches;
+#[path = "../support/cases.rs"]
+mod cases;
 mod failures;
 #[path = "../support/issuer.rs"]
 #[expect(
@@ -33,26 +35,12 @@ mod streams;
 mod support;
 mod unmanaged;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::process::ExitCode;
-use std::time::Instant;
 
 use browser::Browser;
 
-type Case = for<'b> fn(&'b Browser) -> Pin<Box<dyn Future<Output = ()> + 'b>>;
-
-macro_rules! cases {
-    ($($module:ident::$case:ident,)*) => {
-        [$((
-            concat!(stringify!($module), "::", stringify!($case)),
-            (|browser| Box::pin($module::$case(browser))) as Case,
-        )),*]
-    };
-}
-
 fn main() -> ExitCode {
-    let cases = cases![
+    let cases = cases::cases![
         unmanaged::the_upstream_answers_preflights_and_a_good_token_passes,
         unmanaged::a_page_reads_why_it_was_refused,
         unmanaged::an_upstream_without_cors_stays_closed_to_pages,
@@ -71,31 +59,9 @@ fn main() -> ExitCode {
         caches::an_answer_for_one_origin_is_not_shown_to_another,
         caches::an_answer_without_origin_is_not_shown_to_a_page,
     ];
-    let words: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| !argument.starts_with('-'))
-        .collect();
-    let chosen = cases
-        .into_iter()
-        .filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let browser = runtime.block_on(Browser::start());
-    println!("{}", browser.version());
-    let (mut run, mut failed) = (0, Vec::new());
-    for (name, case) in chosen {
-        let start = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(case(&browser))));
-        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{name} ... {word} ({:.1} s)", start.elapsed().as_secs_f64());
-        run += 1;
-        failed.extend(outcome.is_err().then_some(name));
-    }
-    println!("\n{run} cases, {} failed {failed:?}", failed.len());
-    if run == 0 || !failed.is_empty() {
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+    cases::run(cases, |runtime| {
+        let browser = runtime.block_on(Browser::start());
+        println!("{}", browser.version());
+        browser
+    })
 }
