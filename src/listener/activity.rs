@@ -19,6 +19,9 @@ use crate::clock::after;
 #[derive(Debug)]
 pub(super) struct Activity {
     began: Instant,
+    /// What counts as now while the connection is moved along; [`NO_TURN`] where requests run in tasks
+    /// of their own and have to look at the clock.
+    turn: AtomicU64,
     running: AtomicUsize,
     /// Whether the last request has a body that was not read to its end yet.
     body_open: AtomicBool,
@@ -47,6 +50,8 @@ pub(super) struct Activity {
 
 const NO_HEAD: u64 = u64::MAX;
 
+const NO_TURN: u64 = u64::MAX;
+
 /// The most that waits of interim answers. Early hints take some hundreds of bytes; what is over
 /// is dropped, since they are only hints.
 const MAX_INTERIM_BYTES: usize = 16 * 1024;
@@ -55,6 +60,7 @@ impl Activity {
     pub(super) fn new() -> Self {
         Self {
             began: Instant::now(),
+            turn: AtomicU64::new(NO_TURN),
             running: AtomicUsize::new(0),
             body_open: AtomicBool::new(false),
             owed: AtomicUsize::new(0),
@@ -74,8 +80,22 @@ impl Activity {
         }
     }
 
+    /// The connection is moved along now, and all that runs on it in the same turn: each of its events
+    /// would read the clock otherwise.
+    pub(super) fn begin_turn(&self, now: Instant) {
+        self.turn.store(self.since_began(now), Ordering::Relaxed);
+    }
+
+    fn since_began(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.began);
+        u64::try_from(elapsed.as_millis()).unwrap_or(NO_HEAD - 1)
+    }
+
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NO_HEAD - 1)
+        match self.turn.load(Ordering::Relaxed) {
+            NO_TURN => self.since_began(Instant::now()),
+            turn => turn,
+        }
     }
 
     /// Bytes of HTTP/2 arrived, at the end of which a header block is open or not.
@@ -220,7 +240,7 @@ impl Activity {
 
     /// When the connection's patience ends, as things stand. An upstream may be silent for as long
     /// as it likes; a client that takes nothing of what is there for it may not.
-    pub(super) fn deadline(&self, settings: &ConnectionSettings) -> Instant {
+    pub(super) fn deadline(&self, settings: &ConnectionSettings, now: Instant) -> Instant {
         let running = self.running.load(Ordering::Relaxed);
         let head_began = self.head_began.load(Ordering::Relaxed);
         let head_is_due = self.http2_head_is_open.load(Ordering::Relaxed) || running == 0;
@@ -233,7 +253,7 @@ impl Activity {
         if self.owed.load(Ordering::Relaxed) >= running {
             return after(self.at(&self.last_taken), settings.idle_timeout);
         }
-        after(Instant::now(), settings.idle_timeout)
+        after(now, settings.idle_timeout)
     }
 
     fn at(&self, milliseconds: &AtomicU64) -> Instant {

@@ -294,6 +294,9 @@ trait Drainable: Future<Output = hyper::Result<()>> {
     /// before that, and whoever is silent has heard nothing.
     const LEAVES_AT: Phase;
 
+    /// Whether its requests run in its own task.
+    const RUNS_ITS_REQUESTS: bool;
+
     /// How long a client that is too slow may take to hear it; none where there are no words for it.
     const GOODBYE: Duration;
 
@@ -311,6 +314,7 @@ where
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + 'static,
 {
     const LEAVES_AT: Phase = Phase::Leaving;
+    const RUNS_ITS_REQUESTS: bool = true;
     const GOODBYE: Duration = Duration::ZERO;
 
     /// hyper takes a connection for idle until a head is complete.
@@ -332,6 +336,7 @@ where
     B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     const LEAVES_AT: Phase = Phase::Lingering;
+    const RUNS_ITS_REQUESTS: bool = false;
     const GOODBYE: Duration = HTTP2_GOODBYE;
 
     /// GOAWAY before its first request would turn a newcomer away unheard.
@@ -351,7 +356,8 @@ async fn drive<C: Drainable>(
     settings: &ConnectionSettings,
     mut phase: watch::Receiver<Phase>,
 ) -> Ended {
-    let mut deadline = pin!(tokio::time::sleep_until(activity.deadline(settings).into()));
+    let due = activity.deadline(settings, Instant::now());
+    let mut deadline = pin!(tokio::time::sleep_until(due.into()));
     let leave = AtomicBool::new(false);
     let mut cut = pin!(async {
         _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await;
@@ -363,6 +369,10 @@ async fn drive<C: Drainable>(
     std::future::poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::ByDrain);
+        }
+        let now = Instant::now();
+        if C::RUNS_ITS_REQUESTS {
+            activity.begin_turn(now);
         }
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(Ended::ByItself(ended));
@@ -376,14 +386,14 @@ async fn drive<C: Drainable>(
             }
         }
         loop {
-            let due = last_deadline.unwrap_or_else(|| activity.deadline(settings));
+            let due = last_deadline.unwrap_or_else(|| activity.deadline(settings, now));
             // Compared with the clock, since a connection that always has something to read leaves the
             // timer no share of tokio's budget for one turn.
-            if due <= Instant::now() {
+            if due <= now {
                 if last_deadline.is_some() || C::GOODBYE.is_zero() {
                     return Poll::Ready(Ended::Overdue);
                 }
-                last_deadline = Some(after(Instant::now(), C::GOODBYE));
+                last_deadline = Some(after(now, C::GOODBYE));
                 connection.as_mut().drain();
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Ended::ByItself(ended));
