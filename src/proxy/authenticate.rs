@@ -69,7 +69,13 @@ impl Proxy {
                 .verify_with(&settings.verifier, &unverified, &keyring, client)
                 .await?;
         }
-        let token = verdict.map_err(|error| Refusal::of_token(error, &unverified))?;
+        let token = match verdict {
+            Ok(token) => token,
+            Err(error) => {
+                self.first_sight.with_others().await;
+                return Err(Refusal::of_token(error, &unverified));
+            }
+        };
         let valid_until = token.valid_until();
         let credential = settings.config.identity.identify(token);
         let remembered = Arc::new(Remembered::new(credential));
