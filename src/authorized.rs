@@ -6,30 +6,30 @@ use http::{Request, Uri, Version, request};
 use crate::headers::{self, ManagedNames, Outbound};
 use crate::policy::Permit;
 
-/// A request that a [`Permit`] was spent on, with its headers rewritten: no client's copy of a
-/// managed header is left in it, and the identity is the one that was judged.
+/// A request that a [`Permit`] was given for, with headers made anew: no client's copy of a managed
+/// header is in it, and the identity is the one that was judged.
 #[derive(Debug)]
 pub struct AuthorizedRequest<B> {
     request: Request<B>,
 }
 
 impl<B> AuthorizedRequest<B> {
-    /// Spends a permit on the request it was given for. `outbound.identity` is set from the permit,
-    /// whatever it was.
+    /// The request that a permit was given for, as the upstream gets it. `outbound.identity` is set from
+    /// the permit, whatever it was.
     #[must_use]
     pub fn new(
         permit: &Permit,
-        head: request::Parts,
+        head: &request::Parts,
         body: B,
         managed: &ManagedNames,
-        outbound: Outbound<'_>,
+        outbound: &Outbound<'_>,
     ) -> Self {
         let outbound = Outbound {
             identity: permit.identity().map(AsRef::as_ref),
-            ..outbound
+            ..*outbound
         };
         let mut request = Request::new(body);
-        *request.method_mut() = head.method;
+        *request.method_mut() = head.method.clone();
         // Origin form, byte for byte as the client sent it; where there was no path it is the root that
         // was decided on, and the root is what an empty target must be sent as (RFC 9112 §3.2.1).
         *request.uri_mut() = head
@@ -40,8 +40,7 @@ impl<B> AuthorizedRequest<B> {
             .filter(|target| !target.path().is_empty())
             .unwrap_or_default();
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = head.headers;
-        headers::rewrite_request(request.headers_mut(), managed, outbound);
+        *request.headers_mut() = headers::request_headers(&head.headers, managed, &outbound);
         Self { request }
     }
 

@@ -78,12 +78,11 @@ async fn fetch(
         peer: None,
         peer_is_trusted: false,
         request_id: &HeaderValue::from_static("check"),
-        traceparent: HeaderValue::from_static(TRACE),
+        traceparent: &HeaderValue::from_static(TRACE),
     };
-    let body = RequestBody::empty();
-    let request = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
+    let authorize = |body| AuthorizedRequest::new(&permit, &head, body, &config.managed, &outbound);
     let answer = Upstream::new(connector, PATIENCE)
-        .send(request, None, None::<Unheard>)
+        .send(RequestBody::empty(), authorize, None, None::<Unheard>)
         .await
         .map_err(|failure| failure.to_string())?;
     if !answer.status().is_success() {

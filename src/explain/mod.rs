@@ -450,9 +450,9 @@ fn outbound(config: &Config, permit: &Permit, mut head: request::Parts, host: &H
         peer: Some(&HeaderValue::from_static("127.0.0.1")),
         peer_is_trusted: false,
         request_id: &HeaderValue::from_static(FRESH),
-        traceparent: HeaderValue::from_static(FRESH),
+        traceparent: &HeaderValue::from_static(FRESH),
     };
-    AuthorizedRequest::new(permit, head, (), &config.managed, outbound)
+    AuthorizedRequest::new(permit, &head, (), &config.managed, &outbound)
         .into_request()
         .headers()
         .clone()

@@ -13,39 +13,51 @@ pub use hops::{Pseudonym, spend_forward};
 pub use host::{AllowedHost, Host, HostError, effective_host};
 pub use managed::{ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
-pub use request::{HeadError, Outbound, check_head, is_grpc, rewrite_request};
+pub use request::{HeadError, Outbound, check_head, is_grpc, request_headers};
 pub use response::{rewrite_response, rewrite_switching_response};
 pub use trace::{is_request_id, is_traceparent, is_tracestate};
 pub use trailers::rewrite_trailers;
 
-use http::header::{
-    CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 
 /// Fields that speak about one connection only (RFC 9110 §7.6.1), beside those that `Connection`
 /// nominates.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-authorization"),
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What must not pass to the next connection.
+struct HopByHop {
+    nominated: Vec<HeaderName>,
+}
+
+impl HopByHop {
+    fn of(headers: &HeaderMap) -> Self {
+        Self {
+            nominated: nominated(headers).collect(),
+        }
+    }
+
+    fn holds(&self, name: &HeaderName) -> bool {
+        is_hop_by_hop(name) || self.nominated.contains(name)
+    }
+}
 
 /// Removes what must not pass to the next connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let mut going: Vec<HeaderName> = Vec::new();
-    for name in headers.keys().filter(|name| HOP_BY_HOP.contains(name)) {
-        going.push(name.clone());
-    }
-    if going.contains(&CONNECTION) {
-        going.extend(nominated(headers));
-    }
-    for name in going {
+    let hop_by_hop = HopByHop::of(headers);
+    while let Some(name) = headers.keys().find(|name| hop_by_hop.holds(name)).cloned() {
         headers.remove(name);
     }
 }

@@ -13,7 +13,7 @@ use super::hops::Pseudonym;
 use super::host::{Host, HostError, effective_host};
 use super::managed::ManagedNames;
 use super::trace::{is_traceparent, is_tracestate};
-use super::{joined, list_holds, only_value, remove_hop_by_hop};
+use super::{HopByHop, joined, list_holds, only_value};
 use crate::identity::Identity;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -144,7 +144,7 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// What the upstream is to be told beside the client's own headers.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Outbound<'r> {
     /// The verified caller, if there is one.
     pub identity: Option<&'r Identity>,
@@ -167,49 +167,61 @@ pub struct Outbound<'r> {
     /// The id of the request.
     pub request_id: &'r HeaderValue,
     /// A fresh trace, for a request that has none.
-    pub traceparent: HeaderValue,
+    pub traceparent: &'r HeaderValue,
 }
 
-/// Turns a client's headers into the upstream's: connection fields and managed names go first, so
-/// that neither a `Connection` line nor a spelling can touch what is set afterwards.
-pub fn rewrite_request(headers: &mut HeaderMap, managed: &ManagedNames, outbound: Outbound<'_>) {
-    let traceparent = only_value(headers, &TRACEPARENT)
-        .filter(|value| is_traceparent(value.as_bytes()))
-        .cloned();
-    // A state without a trace means nothing.
-    let tracestate = traceparent.is_some().then(|| joined(headers, &TRACESTATE));
-    let tracestate = tracestate.flatten().filter(|state| is_tracestate(state));
-    let before = Before::of(headers, outbound.peer_is_trusted);
-    let takes_trailers = outbound.upstream_is_http2 && list_holds(headers, &TE, "trailers");
-    remove_hop_by_hop(headers);
-    let goes = |name: &HeaderName| {
-        name == EXPECT
-            || name == TRACESTATE
-            || (name == AUTHORIZATION && !outbound.forward_authorization)
-            || managed.covers(name, outbound.peer_is_trusted)
+/// The upstream's headers: of the client's those that may pass, then those that are set here, so that
+/// neither a `Connection` line nor a spelling can touch them.
+#[must_use]
+pub fn request_headers(
+    headers: &HeaderMap,
+    managed: &ManagedNames,
+    outbound: &Outbound<'_>,
+) -> HeaderMap {
+    let hop_by_hop = HopByHop::of(headers);
+    let passes = |name: &HeaderName| {
+        name != HOST
+            && name != EXPECT
+            && name != TRACESTATE
+            && (name != AUTHORIZATION || outbound.forward_authorization)
+            && !hop_by_hop.holds(name)
+            && !managed.covers(name, outbound.peer_is_trusted)
     };
-    let going: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
-    for name in going {
-        headers.remove(name);
+    let mut sent = HeaderMap::with_capacity(headers.len().saturating_add(MAX_ADDED));
+    for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
+        sent.append(name.clone(), value.clone());
     }
-    join_cookies(headers);
-    headers.reserve(MAX_ADDED);
+    join_cookies(&mut sent);
 
-    headers.insert(HOST, outbound.host.value().clone());
-    if takes_trailers {
+    sent.insert(HOST, outbound.host.value().clone());
+    if outbound.upstream_is_http2 && list_holds(headers, &TE, "trailers") {
         // The one value that HTTP/2 allows (RFC 9113 §8.2.2); gRPC servers insist on it.
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        sent.insert(TE, HeaderValue::from_static("trailers"));
     }
-    headers.insert(X_REQUEST_ID, outbound.request_id.clone());
-    if let Some(state) = tracestate.and_then(|state| HeaderValue::try_from(state).ok()) {
-        headers.insert(TRACESTATE, state);
+    sent.insert(X_REQUEST_ID, outbound.request_id.clone());
+    let traceparent =
+        only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()));
+    // A state without a trace means nothing.
+    let tracestate = traceparent.and_then(|_| joined(headers, &TRACESTATE));
+    if let Some(state) = tracestate
+        .filter(|state| is_tracestate(state))
+        .and_then(|state| HeaderValue::try_from(state).ok())
+    {
+        sent.insert(TRACESTATE, state);
     }
-    headers.insert(TRACEPARENT, traceparent.unwrap_or(outbound.traceparent));
-    headers.append(VIA, outbound.pseudonym.line(outbound.version).clone());
-    before.extend(headers, outbound.peer, outbound.host, outbound.scheme);
+    let traceparent = traceparent.unwrap_or(outbound.traceparent);
+    sent.insert(TRACEPARENT, traceparent.clone());
+    sent.append(VIA, outbound.pseudonym.line(outbound.version).clone());
+    Before::of(headers, outbound.peer_is_trusted).extend(
+        &mut sent,
+        outbound.peer,
+        outbound.host,
+        outbound.scheme,
+    );
     for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
-        headers.insert(name.clone(), value.clone());
+        sent.insert(name.clone(), value.clone());
     }
+    sent
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split the cookie field; HTTP/1 must not see it split.
@@ -230,7 +242,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::{
-        HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, is_grpc, rewrite_request,
+        HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, is_grpc, request_headers,
     };
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use http::{Request, Version, request};
@@ -248,13 +260,13 @@ mod tests {
     }
 
     fn rewritten(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
-        let mut headers = head("GET", "/", headers).headers;
+        let headers = head("GET", "/", headers).headers;
         let host = host();
         let managed = ManagedNames::new(&[HeaderName::from_static("x-forwarded-user")]);
-        rewrite_request(
-            &mut headers,
+        request_headers(
+            &headers,
             &managed,
-            Outbound {
+            &Outbound {
                 identity: None,
                 forward_authorization: false,
                 host: &host,
@@ -265,10 +277,9 @@ mod tests {
                 peer: Some(&HeaderValue::from_static("10.0.0.9")),
                 peer_is_trusted: trusted,
                 request_id: &HeaderValue::from_static("id-1"),
-                traceparent: HeaderValue::from_static("fresh"),
+                traceparent: &HeaderValue::from_static("fresh"),
             },
-        );
-        headers
+        )
     }
 
     #[test]

@@ -26,7 +26,13 @@ const MAX_LOGGED_TEXT: usize = 256;
 
 /// What is known of a request so far. Never a token, never a query string.
 #[derive(Debug)]
-pub(super) struct AccessLog {
+pub(super) struct AccessLog(
+    /// Boxed, since it is passed on from the request to the answer to its body.
+    Box<Record>,
+);
+
+#[derive(Debug)]
+struct Record {
     metrics: Arc<Metrics>,
     request_id: HeaderValue,
     client: Option<SocketAddr>,
@@ -96,7 +102,7 @@ impl AccessLog {
             let path = cut(request.uri().path(), MAX_LOGGED_PATH);
             (request.method().clone(), path.to_owned())
         });
-        Self {
+        Self(Box::new(Record {
             metrics: Arc::clone(metrics),
             request_id: request_id.clone(),
             client,
@@ -112,45 +118,47 @@ impl AccessLog {
             caller: None,
             kid: None,
             stream: None,
-        }
+        }))
     }
 
     pub(super) fn request_id(&self) -> &str {
-        self.request_id.to_str().unwrap_or_default()
+        self.0.request_id.to_str().unwrap_or_default()
     }
 
     pub(super) fn matched(&mut self, route: Option<&Arc<str>>) {
-        self.route = route.cloned();
+        self.0.route = route.cloned();
     }
 
     /// A rule in shadow would have refused.
     pub(super) fn shadowed(&self, code: &'static str) {
-        self.metrics.on_shadow_refusal(self.route.as_ref(), code);
+        self.0
+            .metrics
+            .on_shadow_refusal(self.0.route.as_ref(), code);
     }
 
     pub(super) fn kid(&mut self, kid: Option<&str>) {
-        self.kid = kid.map(str::to_owned);
+        self.0.kid = kid.map(str::to_owned);
     }
 
     /// Whose token it is; also told of a token whose proof is refused then, which may be a stolen one.
     pub(super) fn caller(&mut self, token: &Arc<Remembered>) {
-        self.caller = Some(Arc::clone(token));
+        self.0.caller = Some(Arc::clone(token));
     }
 
     /// The request goes to the upstream now.
-    pub(super) fn sending(&mut self) {
-        self.sent = Some(Instant::now());
+    pub(super) fn sending(&mut self) -> Instant {
+        *self.0.sent.insert(Instant::now())
     }
 
     /// The head of the upstream's answer is here.
     pub(super) fn answered(&mut self) {
-        self.upstream = self.sent.map(|sent| sent.elapsed());
+        self.0.upstream = self.0.sent.map(|sent| sent.elapsed());
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
-        self.code = Some(refusal.code());
-        self.detail = Some(refusal.to_string());
-        self.outcome = match refusal {
+        self.0.code = Some(refusal.code());
+        self.0.detail = Some(refusal.to_string());
+        self.0.outcome = match refusal {
             Refusal::Upstream(failure) => Outcome::of(failure),
             _ => Outcome::Refused,
         };
@@ -158,87 +166,88 @@ impl AccessLog {
 
     /// The head of the answer goes to the client; a body may still be to come.
     pub(super) fn status(&mut self, status: StatusCode) {
-        self.status = Some(status);
-        self.metrics.on_first_byte(self.started.elapsed());
+        self.0.status = Some(status);
+        self.0.metrics.on_first_byte(self.0.started.elapsed());
     }
 
     /// The answer may go on for long.
     pub(super) fn streams(&mut self, kind: StreamKind) {
-        self.stream = Some(kind);
+        self.0.stream = Some(kind);
         if kind != StreamKind::Other {
-            self.metrics.on_stream_begin(kind);
+            self.0.metrics.on_stream_begin(kind);
         }
     }
 
     /// The answer passed to its end.
-    pub(super) const fn complete(&mut self) {
-        self.outcome = Outcome::Forwarded;
+    pub(super) fn complete(&mut self) {
+        self.0.outcome = Outcome::Forwarded;
     }
 
     fn token(&self) -> Option<&VerifiedToken> {
-        let caller = self.caller.as_ref()?;
+        let caller = self.0.caller.as_ref()?;
         Some(caller.credential.token())
     }
 
     /// When a stream of this caller must end: `grace` after the end of its token.
-    pub(super) fn expiry(&self, grace: Option<Duration>) -> Option<tokio::time::Instant> {
+    pub(super) fn expiry(&self, grace: Option<Duration>, now: Instant) -> Option<Instant> {
         let end = self.token()?.valid_until().plus(grace?);
-        let left = end.since(UnixTime::now());
-        tokio::time::Instant::now().checked_add(left)
+        now.checked_add(end.since(UnixTime::now()))
     }
 
     /// The stream was ended because its token has expired.
     pub(super) fn expired(&mut self) {
-        self.metrics
-            .on_stream_expired(self.stream.unwrap_or(StreamKind::Other));
-        self.outcome = Outcome::Refused;
-        self.code = Some("token_expired");
-        self.detail =
+        self.0
+            .metrics
+            .on_stream_expired(self.0.stream.unwrap_or(StreamKind::Other));
+        self.0.outcome = Outcome::Refused;
+        self.0.code = Some("token_expired");
+        self.0.detail =
             Some("streams.expiry_grace after exp is over; the stream was ended".to_owned());
     }
 
     /// The exchange broke in the middle of the answer.
     pub(super) fn broken(&mut self, failure: &Failure) {
-        self.outcome = Outcome::of(failure);
-        self.code = Some(failure.code());
-        self.detail = Some(format!("the answer broke off: {failure}"));
+        self.0.outcome = Outcome::of(failure);
+        self.0.code = Some(failure.code());
+        self.0.detail = Some(format!("the answer broke off: {failure}"));
     }
 }
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        let asked = self.asked.as_ref();
+        let asked = self.0.asked.as_ref();
         let token = self.token();
         let code = self
+            .0
             .code
-            .or((self.outcome == Outcome::Cancelled).then_some("client_closed"));
-        let duration = self.started.elapsed();
-        self.metrics.on_finished(&Finished {
-            outcome: self.outcome.name(),
+            .or((self.0.outcome == Outcome::Cancelled).then_some("client_closed"));
+        let duration = self.0.started.elapsed();
+        self.0.metrics.on_finished(&Finished {
+            outcome: self.0.outcome.name(),
             code,
-            route: self.route.as_ref(),
+            route: self.0.route.as_ref(),
             method: asked.map(|(method, _)| method),
             duration,
         });
-        if let Some(kind) = self.stream.filter(|kind| *kind != StreamKind::Other) {
-            self.metrics.on_stream_end(kind);
+        if let Some(kind) = self.0.stream.filter(|kind| *kind != StreamKind::Other) {
+            self.0.metrics.on_stream_end(kind);
         }
         tracing::info!(
             target: "authgate::request",
             request_id = self.request_id(),
-            client = self.client.map(tracing::field::display),
+            client = self.0.client.map(tracing::field::display),
             method = asked.map(|(method, _)| cut(method.as_str(), MAX_LOGGED_TEXT)),
             path = asked.map(|(_, path)| path.as_str()),
-            status = self.status.map(|status| status.as_u16()),
-            outcome = self.outcome.name(),
+            status = self.0.status.map(|status| status.as_u16()),
+            outcome = self.0.outcome.name(),
             code,
-            detail = self.detail.as_deref().map(|detail| cut(detail, MAX_LOGGED_TEXT)),
-            route = self.route.as_deref(),
+            detail = self.0.detail.as_deref().map(|detail| cut(detail, MAX_LOGGED_TEXT)),
+            route = self.0.route.as_deref(),
             iss = token.map(VerifiedToken::issuer),
             sub = token.map(VerifiedToken::subject),
-            kid = token.map_or(self.kid.as_deref(), |token| token.kid()),
+            kid = token.map_or(self.0.kid.as_deref(), |token| token.kid()),
             duration_ms = milliseconds(duration),
-            upstream_ms = self.upstream.map(milliseconds),
+            upstream_ms = self.0.upstream.map(milliseconds),
             "request"
         );
     }

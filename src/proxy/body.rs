@@ -86,14 +86,14 @@ impl Body {
     /// The upstream's answer, which ends at `expiry` if it has not ended before.
     pub(super) fn forwarded(
         body: Upstream,
-        expiry: Option<Instant>,
+        expiry: Option<std::time::Instant>,
         is_grpc: bool,
         log: AccessLog,
     ) -> Self {
         let mut body = Self {
             content: Content::Upstream(body),
             expiry: expiry.map(|at| Expiry {
-                at,
+                at: at.into(),
                 is_grpc,
                 timer: None,
             }),

@@ -17,11 +17,12 @@ mod tools;
 mod tunnel;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, ORIGIN,
+    HeaderValue, InvalidHeaderValue, ORIGIN,
 };
 use http::{Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
@@ -80,6 +81,8 @@ struct Exchange {
     messages: Vec<Message>,
     /// Whether the answer may list tools, of which the caller sees its own.
     lists_tools: bool,
+    /// When the answer must end, once the request is on its way.
+    expiry: Option<Instant>,
 }
 
 impl Proxy {
@@ -113,6 +116,7 @@ impl Proxy {
             rpc: None,
             messages: Vec::new(),
             lists_tools: false,
+            expiry: None,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
@@ -128,6 +132,7 @@ impl Proxy {
             mut log,
             rpc,
             messages,
+            expiry,
             ..
         } = exchange;
         let mut response = match answer {
@@ -143,12 +148,10 @@ impl Proxy {
                 }
                 log.status(response.status());
                 log.streams(stream_kind(response.headers()));
-                let expiry = log.expiry(settings.expiry_grace());
                 response.map(|body| Body::forwarded(body, expiry, is_grpc && is_http2, log))
             }
             Ok(Answer::Switched(switched)) => {
                 log.streams(StreamKind::WebSocket);
-                let expiry = log.expiry(settings.expiry_grace());
                 tunnel::answer(switched, expiry, log)
             }
             Err(refusal) => {
@@ -192,6 +195,7 @@ impl Proxy {
             request_id,
             log,
             lists_tools,
+            expiry,
             ..
         } = exchange;
         for denial in permit.shadowed() {
@@ -214,22 +218,24 @@ impl Proxy {
             let path = head.uri.path();
             Box::new(ToolFilter::new(&self.shared, &head.method, path, &permit))
         });
-        let outbound = self.outbound(config, &head, &host, client, request_id);
+        let traceparent = self.fresh_traceparent();
+        let outbound = self.outbound(config, &head, &host, client, request_id, &traceparent);
+        let authorize =
+            |body| AuthorizedRequest::new(&permit, &head, body, &config.managed, &outbound);
         let body = body.into_request_body(version, config.limits.body_bytes, client);
-        let authorized = AuthorizedRequest::new(&permit, head, body, &config.managed, outbound);
         let upstream = self.upstream.under(settings);
-        log.sending();
+        let now = log.sending();
+        *expiry = log.expiry(settings.expiry_grace(), now);
         if is_upgrade {
+            let authorized = authorize(body).upgrading_to_websocket();
             // Boxed, so that it takes no room in the futures of ordinary requests.
-            let mut answer =
-                Box::pin(upstream.send_upgrade(authorized.upgrading_to_websocket())).await?;
+            let mut answer = Box::pin(upstream.send_upgrade(authorized)).await?;
             log.answered();
             bind_answer(settings, answer.headers_mut(), &permit)?;
             return Ok(tunnel::open(answer, on_upgrade, request_id, client));
         }
         let interim = Self::interim_to(client, version);
-        let expiry = log.expiry(settings.expiry_grace()).map(Into::into);
-        let mut response = upstream.send(authorized, expiry, interim).await?;
+        let mut response = upstream.send(body, authorize, *expiry, interim).await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id);
         bind_answer(settings, response.headers_mut(), &permit)?;
@@ -363,6 +369,7 @@ impl Proxy {
         host: &'r Host,
         client: &'r Client,
         request_id: &'r HeaderValue,
+        traceparent: &'r HeaderValue,
     ) -> Outbound<'r> {
         let peer_is_trusted = client.address().is_some_and(|peer| {
             config
@@ -381,7 +388,7 @@ impl Proxy {
             peer: client.forwarded_for(),
             peer_is_trusted,
             request_id,
-            traceparent: self.fresh_traceparent(),
+            traceparent,
         }
     }
 
@@ -390,7 +397,7 @@ impl Proxy {
     fn interim_to(
         client: &Client,
         version: Version,
-    ) -> Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + use<>> {
+    ) -> Option<impl Fn(StatusCode, &HeaderMap) + Clone + Send + Sync + use<>> {
         let client = (version == Version::HTTP_11).then(|| client.clone())?;
         Some(move |status, headers: &HeaderMap| {
             if status == StatusCode::EARLY_HINTS {
@@ -411,7 +418,9 @@ impl Proxy {
     }
 
     fn fresh_request_id(&self) -> HeaderValue {
-        self.fresh(|random| [random.digits(), random.digits()].concat())
+        self.fresh(|random| {
+            HeaderValue::from_bytes([random.digits(), random.digits()].as_flattened())
+        })
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
@@ -419,15 +428,19 @@ impl Proxy {
         self.fresh(|random| {
             let (trace, rest) = (random.digits(), random.nonzero_digits());
             let parent = random.nonzero_digits();
-            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"].concat()
+            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"]
+                .concat()
+                .try_into()
         })
     }
 
-    fn fresh(&self, make: impl FnOnce(&mut Random) -> Vec<u8>) -> HeaderValue {
+    fn fresh(
+        &self,
+        make: impl FnOnce(&mut Random) -> Result<HeaderValue, InvalidHeaderValue>,
+    ) -> HeaderValue {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = make(&mut random);
         // Hexadecimal digits and hyphens are always a header value.
-        HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("none"))
+        make(&mut random).unwrap_or(HeaderValue::from_static("none"))
     }
 }
 

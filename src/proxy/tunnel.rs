@@ -65,7 +65,7 @@ pub(super) fn open(
 /// Answers the client and lets the tunnel run on its own. The log line comes at its end.
 pub(super) fn answer(
     switched: Switched,
-    expiry: Option<Instant>,
+    expiry: Option<std::time::Instant>,
     mut log: AccessLog,
 ) -> Response<Body> {
     let Switched {
@@ -79,7 +79,7 @@ pub(super) fn answer(
         // The slot counts as a connection for as long as the tunnel runs.
         let _slot = slot;
         match tokio::try_join!(client, upstream) {
-            Ok((client, upstream)) => match relay(client, upstream, expiry).await {
+            Ok((client, upstream)) => match relay(client, upstream, expiry.map(Into::into)).await {
                 Ok(Ended::ByOneSide) => log.complete(),
                 Ok(Ended::ByExpiry) => log.expired(),
                 Err(error) => {

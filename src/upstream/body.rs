@@ -22,17 +22,30 @@ use crate::clock::after;
 /// A client's body on its way to the backend. Trailers end here: none of them was authorised, and
 /// a backend might read them as headers (RFC 9110 §6.5.1).
 #[derive(Debug)]
-pub struct RequestBody {
-    incoming: Option<Incoming>,
-    /// What was read before, where nothing is still to come.
-    read: Option<Bytes>,
+pub struct RequestBody(
+    /// Boxed, since nearly all requests have none and each is passed on by value many times.
+    Option<Box<Sending>>,
+);
+
+/// A body with something in it.
+#[derive(Debug)]
+struct Sending {
+    source: Source,
     remaining: Option<u64>,
-    upload: Arc<Upload>,
+    upload: Arc<Moving>,
     on_end: OnEnd,
     /// Whether the end is a flag that can be asked for, as it is in HTTP/2.
     ends_by_flag: bool,
     /// The HTTP/2 stream that carries it to the backend, if one does.
     stream: Option<Arc<Stream>>,
+}
+
+/// Where a body comes from.
+#[derive(Debug)]
+enum Source {
+    Client(Incoming),
+    /// It was read before, and nothing is still to come; `None` once it has been taken.
+    Read(Option<Bytes>),
 }
 
 /// Told once, when a client's body was read to its end.
@@ -44,9 +57,13 @@ impl fmt::Debug for OnEnd {
     }
 }
 
-/// How an upload is getting on, for whoever waits for the answer to it.
+/// How an upload is getting on, for whoever waits for the answer to it. A request without a body has
+/// none.
+#[derive(Debug, Clone)]
+pub(super) struct Upload(Option<Arc<Moving>>);
+
 #[derive(Debug)]
-pub(super) struct Upload {
+struct Moving {
     began: Instant,
     /// Milliseconds from `began` to the last frame.
     last_frame: AtomicU64,
@@ -56,7 +73,7 @@ pub(super) struct Upload {
     error: OnceLock<RequestBodyError>,
 }
 
-impl Upload {
+impl Moving {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
@@ -71,22 +88,30 @@ impl Upload {
         self.last_frame.store(now, Ordering::Relaxed);
     }
 
+    /// The first reason stands: what follows is its consequence.
+    fn broken(&self, error: RequestBodyError) -> RequestBodyError {
+        self.error.get_or_init(|| error).clone()
+    }
+}
+
+impl Upload {
     /// An answer that breaks after its upload has broken for that reason.
     pub(super) fn failure(&self, failure: Failure) -> Failure {
-        self.error.get().cloned().map_or(failure, Failure::Body)
+        let error = self.0.as_ref().and_then(|moving| moving.error.get());
+        error.cloned().map_or(failure, Failure::Body)
     }
 
     /// Whether it is the client that keeps it from moving.
     pub(super) fn awaits_client(&self) -> bool {
-        self.awaits_client.load(Ordering::Relaxed)
+        let moving = self.0.as_ref();
+        moving.is_some_and(|moving| moving.awaits_client.load(Ordering::Relaxed))
     }
 
     /// When the last of it passed; when it began, if nothing has.
-    pub(super) fn last_moved(&self) -> Instant {
-        after(
-            self.began,
-            Duration::from_millis(self.last_frame.load(Ordering::Relaxed)),
-        )
+    pub(super) fn last_moved(&self) -> Option<Instant> {
+        let moving = self.0.as_ref()?;
+        let last_frame = Duration::from_millis(moving.last_frame.load(Ordering::Relaxed));
+        Some(after(moving.began, last_frame))
     }
 }
 
@@ -157,7 +182,7 @@ impl RequestBodyError {
 
 impl RequestBody {
     /// A client's body over this version, of at most `limit` bytes if there is one. `on_end` is told
-    /// when it was read to its end.
+    /// when it was read to its end, unless it is over from the start.
     #[must_use]
     pub fn new(
         incoming: Incoming,
@@ -165,63 +190,118 @@ impl RequestBody {
         limit: Option<usize>,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Self {
-        // A body that is over from the start is not waited for.
-        let on_end = OnEnd((!incoming.is_end_stream()).then(|| {
-            let on_end: Box<dyn FnOnce() + Send> = Box::new(on_end);
-            on_end
-        }));
-        Self {
-            on_end,
+        if incoming.is_end_stream() {
+            return Self::empty();
+        }
+        Self::sending(Sending {
+            source: Source::Client(incoming),
+            remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
+            upload: Moving::new(),
+            on_end: OnEnd(Some(Box::new(on_end))),
             ends_by_flag: version == Version::HTTP_2,
             stream: None,
-            incoming: Some(incoming),
-            read: None,
-            remaining: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
-            upload: Upload::new(),
-        }
+        })
     }
 
     /// A body that was read to its end already.
     #[must_use]
     pub fn read(bytes: Bytes) -> Self {
-        Self {
-            read: (!bytes.is_empty()).then_some(bytes),
-            ..Self::empty()
+        if bytes.is_empty() {
+            return Self::empty();
         }
+        Self::sending(Sending {
+            source: Source::Read(Some(bytes)),
+            remaining: None,
+            upload: Moving::new(),
+            on_end: OnEnd(None),
+            ends_by_flag: false,
+            stream: None,
+        })
     }
 
     /// No body.
     #[must_use]
-    pub fn empty() -> Self {
-        Self {
-            incoming: None,
-            read: None,
-            remaining: None,
-            upload: Upload::new(),
-            on_end: OnEnd(None),
-            ends_by_flag: false,
-            stream: None,
+    pub const fn empty() -> Self {
+        Self(None)
+    }
+
+    fn sending(sending: Sending) -> Self {
+        Self(Some(Box::new(sending)))
+    }
+
+    /// Names the HTTP/2 stream that is to carry it.
+    pub(super) fn carried_by(&mut self, stream: Arc<Stream>) {
+        if let Some(sending) = &mut self.0 {
+            sending.stream = Some(stream);
         }
     }
 
+    pub(super) fn upload(&self) -> Upload {
+        let sending = self.0.as_ref();
+        Upload(sending.map(|sending| Arc::clone(&sending.upload)))
+    }
+}
+
+impl Sending {
     fn ended(&mut self) {
         if let Some(on_end) = self.on_end.0.take() {
             on_end();
         }
     }
 
-    /// Names the HTTP/2 stream that is to carry it.
-    pub(super) fn carried_by(&mut self, stream: Arc<Stream>) {
-        self.stream = Some(stream);
-    }
-
-    pub(super) const fn upload(&self) -> &Arc<Upload> {
-        &self.upload
-    }
-
-    /// The first reason stands: what follows is its consequence.
-    fn broken(&self, error: RequestBodyError) -> RequestBodyError {
-        self.upload.error.get_or_init(|| error).clone()
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+        if self
+            .stream
+            .as_ref()
+            .is_some_and(|stream| stream.is_over(cx))
+        {
+            return Poll::Ready(Some(Err(self.upload.broken(RequestBodyError::Answered))));
+        }
+        let incoming = match &mut self.source {
+            Source::Client(incoming) => incoming,
+            Source::Read(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+        };
+        let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        let waiting = frame.is_pending();
+        self.upload.awaits_client.store(waiting, Ordering::Relaxed);
+        let frame = match ready!(frame) {
+            // hyper takes a stream that is reset with NO_ERROR for one that has ended.
+            None if self.ends_by_flag && !incoming.is_end_stream() => {
+                return Poll::Ready(Some(Err(self.upload.broken(RequestBodyError::Gone(None)))));
+            }
+            None => {
+                self.ended();
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => {
+                let error = self.upload.broken(RequestBodyError::of_client(error));
+                return Poll::Ready(Some(Err(error)));
+            }
+            Some(Ok(frame)) => frame,
+        };
+        let over = incoming.is_end_stream();
+        let Some(data) = frame.data_ref() else {
+            self.ended();
+            return Poll::Ready(None);
+        };
+        if let Some(remaining) = self.remaining {
+            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            let Some(rest) = remaining.checked_sub(length) else {
+                let error = self.upload.broken(RequestBodyError::TooLarge);
+                return Poll::Ready(Some(Err(error)));
+            };
+            self.remaining = Some(rest);
+        }
+        self.upload.on_frame();
+        if over {
+            self.ended();
+        }
+        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -233,66 +313,27 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        if this
-            .stream
-            .as_ref()
-            .is_some_and(|stream| stream.is_over(cx))
-        {
-            return Poll::Ready(Some(Err(this.broken(RequestBodyError::Answered))));
+        match &mut self.get_mut().0 {
+            Some(sending) => sending.poll_frame(cx),
+            None => Poll::Ready(None),
         }
-        let ends_by_flag = this.ends_by_flag;
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(this.read.take().map(|bytes| Ok(Frame::data(bytes))));
-        };
-        let frame = Pin::new(&mut *incoming).poll_frame(cx);
-        let waiting = frame.is_pending();
-        this.upload.awaits_client.store(waiting, Ordering::Relaxed);
-        let frame = match ready!(frame) {
-            // hyper takes a stream that is reset with NO_ERROR for one that has ended.
-            None if ends_by_flag && !incoming.is_end_stream() => {
-                return Poll::Ready(Some(Err(this.broken(RequestBodyError::Gone(None)))));
-            }
-            None => {
-                this.ended();
-                return Poll::Ready(None);
-            }
-            Some(Err(error)) => {
-                let error = this.broken(RequestBodyError::of_client(error));
-                return Poll::Ready(Some(Err(error)));
-            }
-            Some(Ok(frame)) => frame,
-        };
-        let over = incoming.is_end_stream();
-        let Some(data) = frame.data_ref() else {
-            this.ended();
-            return Poll::Ready(None);
-        };
-        if let Some(remaining) = this.remaining {
-            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-            let Some(rest) = remaining.checked_sub(length) else {
-                let error = this.broken(RequestBodyError::TooLarge);
-                return Poll::Ready(Some(Err(error)));
-            };
-            this.remaining = Some(rest);
-        }
-        this.upload.on_frame();
-        if over {
-            this.ended();
-        }
-        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.0.as_ref().is_none_or(|sending| match &sending.source {
+            Source::Client(incoming) => incoming.is_end_stream(),
+            Source::Read(bytes) => bytes.is_none(),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = self.read.as_ref().map_or(0, Bytes::len);
-        self.incoming.as_ref().map_or_else(
-            || SizeHint::with_exact(u64::try_from(read).unwrap_or(u64::MAX)),
-            Body::size_hint,
-        )
+        match self.0.as_ref().map(|sending| &sending.source) {
+            Some(Source::Client(incoming)) => incoming.size_hint(),
+            Some(Source::Read(Some(bytes))) => {
+                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+            }
+            Some(Source::Read(None)) | None => SizeHint::with_exact(0),
+        }
     }
 }
 
@@ -300,7 +341,7 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub struct ResponseBody {
     incoming: Incoming,
-    upload: Arc<Upload>,
+    upload: Upload,
     carrier: Carrier,
 }
 
@@ -323,7 +364,7 @@ enum Carrier {
 impl ResponseBody {
     pub(super) fn pooled(
         incoming: Incoming,
-        upload: Arc<Upload>,
+        upload: Upload,
         connection: Connection,
         pool: Arc<Pool>,
         keep_alive: Duration,
@@ -336,11 +377,11 @@ impl ResponseBody {
         Self::new(incoming, upload, carrier)
     }
 
-    pub(super) fn of_stream(incoming: Incoming, upload: Arc<Upload>, stream: AnswerSide) -> Self {
+    pub(super) fn of_stream(incoming: Incoming, upload: Upload, stream: AnswerSide) -> Self {
         Self::new(incoming, upload, Carrier::Stream(stream))
     }
 
-    fn new(incoming: Incoming, upload: Arc<Upload>, carrier: Carrier) -> Self {
+    fn new(incoming: Incoming, upload: Upload, carrier: Carrier) -> Self {
         let mut body = Self {
             incoming,
             upload,
@@ -378,13 +419,16 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Carrier::Pooled { connection, .. } = &mut self.carrier
-        {
-            connection.poll(cx);
-            frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
+        let Self {
+            incoming, carrier, ..
+        } = &mut *self;
+        let mut incoming = Pin::new(incoming);
+        let frame = match carrier {
+            Carrier::Pooled { connection, .. } => {
+                connection.poll_for(cx, |cx| incoming.as_mut().poll_frame(cx))
+            }
+            Carrier::Stream(_) | Carrier::Released => incoming.poll_frame(cx),
+        };
         match &frame {
             // hyper takes a stream that is reset with NO_ERROR for one that has ended.
             Poll::Ready(None)

@@ -7,7 +7,9 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -17,12 +19,18 @@ use hyper_util::rt::TokioIo;
 use super::body::RequestBody;
 use super::connect::{Handshake, Stream};
 
+type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
+
 /// A connection, idle or in the middle of one exchange.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: http1::SendRequest<RequestBody>,
-    driver: Box<http1::Connection<TokioIo<Stream>, RequestBody>>,
+    /// Until it is dropped for the request that waits in it.
+    driver: Option<Box<Driver>>,
     ended: bool,
+    gate: Arc<Gate>,
+    /// Of `gate`.
+    waker: Waker,
 }
 
 /// How an exchange can fail.
@@ -38,10 +46,13 @@ pub(super) enum ExchangeError {
 
 impl Connection {
     pub(super) fn new((sender, driver): Handshake) -> Self {
+        let gate = Arc::new(Gate::new());
         Self {
             sender,
-            driver: Box::new(driver),
+            driver: Some(Box::new(driver)),
             ended: false,
+            waker: Waker::from(Arc::clone(&gate)),
+            gate,
         }
     }
 
@@ -51,11 +62,19 @@ impl Connection {
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Self), ExchangeError> {
         let mut answer = std::pin::pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
-        let ended = &mut self.ended;
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        let (gate, waker) = (&self.gate, &self.waker);
         let answer = std::future::poll_fn(|cx| {
-            drive(driver, ended, cx);
-            answer.as_mut().poll(cx)
+            gate.pass(waker, cx, |cx| {
+                drive(driver, ended, cx);
+                let answered = answer.as_mut().poll(cx);
+                if answered.is_ready() || !*ended {
+                    return answered;
+                }
+                // Closed before it took the request, which it gives back when it goes.
+                *driver = None;
+                answer.as_mut().poll(cx)
+            })
         })
         .await;
         match answer {
@@ -79,38 +98,112 @@ impl Connection {
                 )
             });
         let silent = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
-        if refused || (silent && self.driver.into_parts().io.into_inner().was_reset()) {
+        let was_reset = |driver: Box<Driver>| driver.into_parts().io.into_inner().was_reset();
+        if refused || (silent && self.driver.is_some_and(was_reset)) {
             ExchangeError::Refused(error)
         } else {
             ExchangeError::Broken(error)
         }
     }
 
-    /// Moves bytes.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
-        drive(&mut self.driver, &mut self.ended, cx);
+    /// Asks for what the connection is to bring, and moves bytes where it is not there yet.
+    pub(super) fn poll_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut ask: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let (driver, ended) = (&mut self.driver, &mut self.ended);
+        self.gate.pass(&self.waker, cx, |cx| {
+            let answer = ask(cx);
+            if answer.is_ready() {
+                return answer;
+            }
+            drive(driver, ended, cx);
+            ask(cx)
+        })
     }
 
     /// Whether it can take a request: open, and nothing of the last exchange is left. Moves bytes
-    /// to find out.
-    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
-        self.poll(cx);
+    /// to find out, unless hyper has said so at the end of the exchange. Nobody is woken for an idle
+    /// connection.
+    pub(super) fn rest(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            let mut cx = Context::from_waker(&self.waker);
+            drive(&mut self.driver, &mut self.ended, &mut cx);
+        }
+        self.gate.wake_for(Waker::noop());
         !self.ended && self.sender.is_ready()
-    }
-
-    /// [`Connection::poll_idle`] for a place where nobody can wait.
-    pub(super) fn is_idle_now(&mut self) -> bool {
-        self.poll_idle(&mut Context::from_waker(Waker::noop()))
     }
 }
 
-fn drive(
-    driver: &mut http1::Connection<TokioIo<Stream>, RequestBody>,
-    ended: &mut bool,
-    cx: &mut Context<'_>,
-) {
+/// Wakes the task that moves a connection along, but not while it does: what hyper's two ends tell
+/// each other meanwhile is looked at before the task rests. Without it each answer, and each piece of
+/// one, would have its task run once more for nothing.
+#[derive(Debug)]
+struct Gate {
+    task: Mutex<Waker>,
+    is_closed: AtomicBool,
+    has_knocked: AtomicBool,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self {
+            task: Mutex::new(Waker::noop().clone()),
+            is_closed: AtomicBool::new(false),
+            has_knocked: AtomicBool::new(false),
+        }
+    }
+
+    /// Polls behind the gate. Whoever gets an answer asks again before they wait, so that knocking
+    /// counts only where there is none.
+    fn pass<T>(
+        &self,
+        waker: &Waker,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.wake_for(cx.waker());
+        self.has_knocked.store(false, Ordering::Relaxed);
+        self.is_closed.store(true, Ordering::SeqCst);
+        let answer = poll(&mut Context::from_waker(waker));
+        self.is_closed.store(false, Ordering::SeqCst);
+        if answer.is_pending() && self.has_knocked.load(Ordering::SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        answer
+    }
+
+    fn wake_for(&self, waker: &Waker) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.will_wake(waker) {
+            let before = std::mem::replace(&mut *task, waker.clone());
+            drop(task);
+            drop(before);
+        }
+    }
+}
+
+impl Wake for Gate {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.has_knocked.store(true, Ordering::SeqCst);
+        if !self.is_closed.load(Ordering::SeqCst) {
+            let task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            task.wake_by_ref();
+        }
+    }
+}
+
+fn drive(driver: &mut Option<Box<Driver>>, ended: &mut bool, cx: &mut Context<'_>) {
     // Its error also reaches the exchange or the body, which say what it meant for the request.
-    if !*ended && matches!(Pin::new(driver).poll(cx), Poll::Ready(_)) {
+    if !*ended
+        && let Some(driver) = driver
+        && matches!(Pin::new(driver.as_mut()).poll(cx), Poll::Ready(_))
+    {
         *ended = true;
     }
 }

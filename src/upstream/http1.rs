@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::header::TRANSFER_ENCODING;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -41,34 +41,32 @@ impl Http1 {
     /// (RFC 9110 §9.2.1, §9.2.2). Nothing else is ever repeated.
     pub(super) async fn send(
         &self,
-        request: Request<RequestBody>,
+        body: RequestBody,
+        make: &impl Fn(RequestBody) -> Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let upload = Arc::clone(request.body().upload());
-        let mut request = with_framing(request);
+        let upload = body.upload();
+        let has_body = !body.is_end_stream();
+        let mut request = with_framing(make(body));
+        let is_repeatable = !has_body && is_safe(request.method());
         let mut may_be_stale = true;
         loop {
-            let pooled = if may_be_stale {
-                self.pool.take().await
-            } else {
-                None
-            };
+            let pooled = if may_be_stale { self.pool.take() } else { None };
             may_be_stale = pooled.is_some();
-            let spare = pooled.as_ref().and_then(|_| spare_copy(&request));
             let connection = match pooled {
                 Some(connection) => connection,
                 // Boxed, since it is seldom needed and takes room in every request's future.
                 None => Connection::new(Box::pin(self.connector.handshake()).await?),
             };
-            request = match (connection.exchange(request).await, spare) {
-                (Ok(answer), _) => return self.streaming(answer, upload),
-                (Err(ExchangeError::Unsent(request)), _) if may_be_stale => *request,
-                (Err(ExchangeError::Unsent(_)), _) => return Err(Failure::Closed),
-                (Err(ExchangeError::Refused(error)), Some(spare)) => {
+            request = match connection.exchange(request).await {
+                Ok(answer) => return self.streaming(answer, upload),
+                Err(ExchangeError::Unsent(request)) if may_be_stale => *request,
+                Err(ExchangeError::Unsent(_)) => return Err(Failure::Closed),
+                Err(ExchangeError::Refused(error)) if may_be_stale && is_repeatable => {
                     tracing::debug!(%error, "a pooled connection was stale; the request is sent again");
                     may_be_stale = false;
-                    spare.into_request()
+                    make(RequestBody::empty())
                 }
-                (Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)), _) => {
+                Err(ExchangeError::Refused(error) | ExchangeError::Broken(error)) => {
                     return Err(Failure::broken(error));
                 }
             };
@@ -78,7 +76,7 @@ impl Http1 {
     fn streaming(
         &self,
         (mut response, connection): (Response<Incoming>, Connection),
-        upload: Arc<Upload>,
+        upload: Upload,
     ) -> Result<Response<ResponseBody>, Failure> {
         check_answer(&response)?;
         // This gateway speaks for itself: an answer of unknown length from an HTTP/1.0 backend must
@@ -103,40 +101,6 @@ fn with_framing(mut request: Request<RequestBody>) -> Request<RequestBody> {
     request
 }
 
-/// The head of a request that may be sent twice. Its fields are kept in a row: a copy of their map takes
-/// twice as long, and nearly none is needed.
-struct Spare {
-    method: Method,
-    uri: Uri,
-    fields: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Spare {
-    fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty());
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        for (name, value) in self.fields {
-            request.headers_mut().append(name, value);
-        }
-        request
-    }
-}
-
-fn spare_copy(request: &Request<RequestBody>) -> Option<Spare> {
-    let safe = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    );
-    if !safe || !request.body().is_end_stream() {
-        return None;
-    }
-    let fields = request.headers().iter();
-    Some(Spare {
-        method: request.method().clone(),
-        uri: request.uri().clone(),
-        fields: fields
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
-    })
+const fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }

@@ -14,7 +14,6 @@ pub use failure::Failure;
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING, UPGRADE};
@@ -57,34 +56,39 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of the answer; the body streams afterwards. At
-    /// `expiry` the caller's time is over, however far its upload has come. `on_interim` is told of
-    /// what comes before that head, over HTTP/1.1; hyper keeps it to itself over HTTP/2.
+    /// Sends a request and waits for the head of the answer; the body streams afterwards. `authorize`
+    /// makes the request of its body, anew where it has to be sent again. At `expiry` the caller's time
+    /// is over, however far its upload has come. `on_interim` is told of what comes before that head,
+    /// over HTTP/1.1; hyper keeps it to itself over HTTP/2.
     ///
     /// # Errors
     ///
     /// [`Failure`] says whether the backend could not be reached, broke, or took too long.
     pub async fn send(
         &self,
-        request: AuthorizedRequest<RequestBody>,
+        body: RequestBody,
+        authorize: impl Fn(RequestBody) -> AuthorizedRequest<RequestBody>,
         expiry: Option<Instant>,
-        on_interim: Option<impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static>,
+        on_interim: Option<impl Fn(StatusCode, &HeaderMap) + Clone + Send + Sync + 'static>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let mut request = request.into_request();
-        if let Some(on_interim) = on_interim {
-            hyper::ext::on_informational(&mut request, move |answer| {
-                on_interim(answer.status(), answer.headers());
-            });
-        }
-        let upload = Arc::clone(request.body().upload());
+        let upload = body.upload();
+        let request = |body| {
+            let mut request = authorize(body).into_request();
+            if let Some(on_interim) = on_interim.clone() {
+                hyper::ext::on_informational(&mut request, move |answer| {
+                    on_interim(answer.status(), answer.headers());
+                });
+            }
+            request
+        };
         match &self.protocol {
             Protocol::Http1(http1) => {
-                let exchange = pin!(http1.send(request));
+                let exchange = pin!(http1.send(body, &request));
                 self.within_patience(&upload, expiry, exchange).await
             }
             // Boxed, so that it takes no room in the futures of the others.
             Protocol::Http2(http2) => {
-                let mut exchange = Box::pin(http2.send(request));
+                let mut exchange = Box::pin(http2.send(request(body)));
                 self.within_patience(&upload, expiry, exchange.as_mut())
                     .await
             }
@@ -104,7 +108,7 @@ impl Upstream {
             return Err(Failure::Upgrade);
         };
         let request = request.into_request();
-        let upload = Arc::clone(request.body().upload());
+        let upload = request.body().upload();
         let exchange = async {
             let (mut sender, connection) = http1.handshake().await?;
             // Driven on its own: after 101 the connection belongs to the tunnel.
@@ -137,16 +141,21 @@ impl Upstream {
         expiry: Option<Instant>,
         mut exchange: Pin<&mut impl Future<Output = Result<T, Failure>>>,
     ) -> Result<T, Failure> {
+        let began = Instant::now();
+        let patience = || {
+            let last_moved = upload.last_moved().unwrap_or(began);
+            after(last_moved, self.response_header_timeout)
+        };
         loop {
-            let patience = after(upload.last_moved(), self.response_header_timeout);
-            let deadline = expiry.map_or(patience, |expiry| expiry.min(patience));
+            let patience_ends = patience();
+            let deadline = expiry.map_or(patience_ends, |expiry| expiry.min(patience_ends));
             if let Ok(answer) = tokio::time::timeout_at(deadline.into(), exchange.as_mut()).await {
                 return answer;
             }
             if expiry == Some(deadline) {
                 return Err(Failure::Expired);
             }
-            if after(upload.last_moved(), self.response_header_timeout) <= patience {
+            if patience() <= patience_ends {
                 let limit = self.response_header_timeout;
                 return Err(if upload.awaits_client() {
                     Failure::UploadStalled(limit)

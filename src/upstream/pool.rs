@@ -44,23 +44,22 @@ struct Idle {
 }
 
 impl Pool {
-    /// The most recently used connection that is still open.
-    pub(super) async fn take(&self) -> Option<Connection> {
-        loop {
-            let idle = self.pop()?;
-            let mut connection = idle.connection;
-            let open =
-                std::future::poll_fn(|cx| std::task::Poll::Ready(connection.poll_idle(cx))).await;
-            if open {
-                return Some(connection);
+    /// The most recently used connection. It may have been closed since, which the exchange tells.
+    pub(super) fn take(&self) -> Option<Connection> {
+        let now = Instant::now();
+        let mut idle = self.idle();
+        while let Some(newest) = idle.queue.pop_back() {
+            if newest.until > now {
+                return Some(newest.connection);
             }
         }
+        None
     }
 
     /// Keeps a connection whose exchange is over. `for_at_most` is what the backend announced.
     pub(super) fn put(self: &Arc<Self>, mut connection: Connection, for_at_most: Duration) {
         // An upload that the backend did not wait for must not go on behind the next request.
-        if !connection.is_idle_now() {
+        if !connection.rest() {
             return;
         }
         let until = after(Instant::now(), for_at_most.min(MAX_IDLE_TIME));
@@ -90,17 +89,6 @@ impl Pool {
         let next = idle.queue.iter().map(|idle| idle.until).min();
         idle.is_swept = next.is_some();
         next
-    }
-
-    fn pop(&self) -> Option<Idle> {
-        let now = Instant::now();
-        let mut idle = self.idle();
-        while let Some(newest) = idle.queue.pop_back() {
-            if newest.until > now {
-                return Some(newest);
-            }
-        }
-        None
     }
 
     fn idle(&self) -> MutexGuard<'_, IdleConnections> {

@@ -74,7 +74,7 @@ impl Http2 {
         &self,
         request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let upload = Arc::clone(request.body().upload());
+        let upload = request.body().upload();
         let mut request = self.addressed(request)?;
         for _ in 0..MAX_TRIES {
             let (mut sender, stream) = self.stream().await?;
@@ -193,7 +193,7 @@ impl Http2 {
 
 fn streaming(
     mut response: Response<Incoming>,
-    upload: Arc<Upload>,
+    upload: Upload,
     answer: AnswerSide,
 ) -> Result<Response<ResponseBody>, Failure> {
     check_answer(&response)?;
