@@ -23,6 +23,11 @@ use super::watched::Watched;
 use super::{BoxError, Client, ConnectionSettings, Handler, Phase, Unreadable};
 use crate::clock::after;
 
+/// How much of an upload is read at once, and of an answer is held for a client that reads slowly, over
+/// HTTP/1. Less would be more calls for a large body; what is read begins with 8 KiB and grows only while
+/// a body fills it.
+const MAX_PIECE_BYTES: usize = 256 * 1024;
+
 /// Requests that one HTTP/2 connection may have open: the least that RFC 9113 §6.5.2 recommends.
 const MAX_HTTP2_STREAMS: u32 = 100;
 
@@ -266,7 +271,7 @@ fn http1_builder(settings: &ConnectionSettings) -> http1::Builder {
         .header_read_timeout(None)
         .max_headers(settings.max_headers)
         .max_header_size(settings.max_header_bytes)
-        .max_buf_size(settings.max_header_bytes.max(64 * 1024));
+        .max_buf_size(settings.max_header_bytes.max(MAX_PIECE_BYTES));
     builder
 }
 

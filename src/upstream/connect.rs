@@ -33,6 +33,11 @@ pub(super) const MAX_RESPONSE_HEADERS: usize = 100;
 /// content policies of other backends may be larger.
 pub(super) const MAX_RESPONSE_HEAD_BYTES: u32 = 128 * 1024;
 
+/// How much of an answer is read at once, and of an upload is held for a backend that reads slowly. Less
+/// would be more calls for a large body; what is read begins with 8 KiB and grows only while a body fills
+/// it.
+const MAX_PIECE_BYTES: usize = 256 * 1024;
+
 /// How connections to the backend are made.
 #[derive(Clone)]
 pub struct Connector {
@@ -257,7 +262,8 @@ impl Connector {
         let stream = TokioIo::new(self.in_time(self.connect()).await?);
         http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
-            .max_buf_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
+            .max_header_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
+            .max_buf_size(MAX_PIECE_BYTES)
             .handshake(stream)
             .await
             .map_err(Failure::Broken)

@@ -207,3 +207,75 @@ fn drive(driver: &mut Option<Box<Driver>>, ended: &mut bool, cx: &mut Context<'_
         *ended = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Gate;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        fn wake_ups(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_gate_wakes_whoever_would_otherwise_wait_for_ever() {
+        let (task, gate) = (Arc::new(Task::default()), Arc::new(Gate::new()));
+        let (own, waker) = (
+            Waker::from(Arc::clone(&task)),
+            Waker::from(Arc::clone(&gate)),
+        );
+        let mut cx = Context::from_waker(&own);
+        for (knocks, answer, wake_ups) in [
+            (0, Poll::Pending, 0),
+            (0, Poll::Ready(()), 0),
+            (1, Poll::Pending, 1),
+            (2, Poll::Pending, 1),
+            (1, Poll::Ready(()), 0),
+            // The knocks before are forgotten.
+            (0, Poll::Pending, 0),
+        ] {
+            let polled = gate.pass(&waker, &mut cx, |cx| {
+                for _ in 0..knocks {
+                    cx.waker().wake_by_ref();
+                }
+                answer
+            });
+            assert_eq!(polled, answer);
+            assert_eq!(task.wake_ups(), wake_ups, "{knocks} knocks, {answer:?}");
+            waker.wake_by_ref();
+            assert_eq!(task.wake_ups(), 1, "outside, every one counts");
+        }
+    }
+
+    #[test]
+    fn a_gate_wakes_the_task_that_passed_it_last() {
+        let tasks = [Arc::new(Task::default()), Arc::new(Task::default())];
+        let gate = Arc::new(Gate::new());
+        let waker = Waker::from(Arc::clone(&gate));
+        for (place, task) in tasks.iter().enumerate() {
+            let own = Waker::from(Arc::clone(task));
+            let polled: Poll<()> =
+                gate.pass(&waker, &mut Context::from_waker(&own), |_| Poll::Pending);
+            assert!(polled.is_pending());
+            waker.wake_by_ref();
+            let wake_ups = tasks.each_ref().map(|task| task.wake_ups());
+            assert_eq!(wake_ups, [usize::from(place == 0), usize::from(place == 1)]);
+        }
+        gate.wake_for(Waker::noop());
+        waker.wake_by_ref();
+        assert_eq!(tasks.each_ref().map(|task| task.wake_ups()), [0, 0]);
+    }
+}
