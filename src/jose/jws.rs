@@ -106,7 +106,8 @@ impl<'t> CompactJws<'t> {
         token: &'t str,
         take_key: impl FnOnce(&mut Map<String, Value>) -> Result<K, JwsError>,
     ) -> Result<(Self, K), JwsError> {
-        let parts = token.split('.').count();
+        let dots = token.bytes().filter(|byte| *byte == b'.').count();
+        let parts = dots.saturating_add(1);
         match parts {
             3 => {}
             1 | 5 => return Err(JwsError::EncryptedOrOpaque { parts }),

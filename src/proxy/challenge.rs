@@ -1,5 +1,6 @@
 //! `WWW-Authenticate`: how a client gets a better token (RFC 6750 §3, RFC 9449 §7.1, RFC 9728 §5.1).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -175,7 +176,7 @@ fn text_of(challenge: &Challenge, realm: &Realm<'_>, offer: &Offer) -> Option<St
         }
     };
     if !scopes.is_empty() {
-        let scopes: Vec<String> = scopes.iter().map(|scope| quotable(scope)).collect();
+        let scopes: Vec<Cow<'_, str>> = scopes.iter().map(|scope| quotable(scope)).collect();
         _ = write!(text, ", scope=\"{}\"", scopes.join(" "));
     }
     if let Some(metadata) = realm.metadata {
@@ -184,8 +185,11 @@ fn text_of(challenge: &Challenge, realm: &Realm<'_>, offer: &Offer) -> Option<St
     Some(text)
 }
 
-fn quotable(text: &str) -> String {
-    text.chars()
-        .filter(|character| matches!(character, ' '..='~') && !matches!(character, '"' | '\\'))
-        .collect()
+fn quotable(text: &str) -> Cow<'_, str> {
+    let fits = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.bytes().all(fits) {
+        return Cow::Borrowed(text);
+    }
+    let fits = |character: &char| u8::try_from(*character).is_ok_and(fits);
+    Cow::Owned(text.chars().filter(fits).collect())
 }

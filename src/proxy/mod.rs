@@ -419,7 +419,8 @@ impl Proxy {
 
     fn fresh_request_id(&self) -> HeaderValue {
         self.fresh(|random| {
-            HeaderValue::from_bytes([random.digits(), random.digits()].as_flattened())
+            let id = [random.digits(), random.digits()];
+            HeaderValue::from_maybe_shared(Bytes::from_owner(RequestIdText(id)))
         })
     }
 
@@ -458,6 +459,15 @@ impl Handler for Arc<Proxy> {
         let realm = Realm::unknown(&settings.config);
         let schemes = Schemes::new(&settings.config, Credentials::Nothing);
         respond::refuse_unreadable(why, &realm, schemes, &request_id, log)
+    }
+}
+
+/// A fresh request id. Its bytes are shared by the request, the answer and the log.
+struct RequestIdText([[u8; 16]; 2]);
+
+impl AsRef<[u8]> for RequestIdText {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_flattened()
     }
 }
 

@@ -20,6 +20,9 @@ use crate::policy::Denial;
 use crate::token::ProofError;
 use crate::upstream::{ConnectError, Failure, RequestBodyError};
 
+/// How many fields a refusal has, with one challenge and what the server adds.
+const USUAL_FIELDS: usize = 6;
+
 /// When a client that met missing keys should come back: soon, since asking costs next to nothing.
 const KEYS_RETRY_AFTER: &str = "5";
 
@@ -409,6 +412,7 @@ pub(crate) fn refusal_text(
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
+    headers.reserve(USUAL_FIELDS);
     if matches!(reader, Reader::Grpc) {
         let status = grpc_status(answer.status);
         headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
