@@ -1,6 +1,7 @@
 //! The JWS compact serialization (RFC 7515 §7.1): shape, header, signature, and only then a payload.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -14,7 +15,8 @@ use super::jwk::{Key, MAX_KID_BYTES};
 /// The payload cannot be reached from here: [`CompactJws::verify`] releases it.
 #[derive(Debug)]
 pub struct CompactJws<'t> {
-    header: Header,
+    header: Arc<Header>,
+    header_text: &'t str,
     signing_input: &'t str,
     payload: &'t str,
     signature: Vec<u8>,
@@ -29,6 +31,13 @@ pub struct Header {
     pub kid: Option<String>,
     /// `typ`: what the token claims to be.
     pub typ: Option<String>,
+}
+
+/// A header that was read before, found again by its text. Tokens of one issuer nearly all have the same.
+#[derive(Debug, Clone)]
+pub struct KnownHeader {
+    text: Arc<str>,
+    header: Arc<Header>,
 }
 
 /// A payload whose signature holds.
@@ -87,7 +96,21 @@ impl<'t> CompactJws<'t> {
     ///
     /// [`JwsError`] names the part that is wrong.
     pub fn parse(token: &'t str) -> Result<Self, JwsError> {
-        Self::read(token, |_| Ok(())).map(|(jws, ())| jws)
+        Self::parse_knowing(token, None)
+    }
+
+    /// The same with a header that is known. It spares the reading where the text is the same.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn parse_knowing(token: &'t str, known: Option<&KnownHeader>) -> Result<Self, JwsError> {
+        let parts = Parts::of(token)?;
+        if let Some(known) = known.filter(|known| *known.text == *parts.header) {
+            return parts.with(Arc::clone(&known.header));
+        }
+        let header = Header::from_members(&parts.header_members()?)?;
+        parts.with(Arc::new(header))
     }
 
     /// The same for a JWS that must bring its own key, and its `jwk`: what it proves is that its sender
@@ -97,43 +120,31 @@ impl<'t> CompactJws<'t> {
     ///
     /// The same.
     pub fn parse_with_jwk(token: &'t str) -> Result<(Self, Value), JwsError> {
-        Self::read(token, |members| {
-            members.remove("jwk").ok_or(JwsError::HeaderMember("jwk"))
-        })
+        let parts = Parts::of(token)?;
+        let mut members = parts.header_members()?;
+        let key = members.remove("jwk").ok_or(JwsError::HeaderMember("jwk"))?;
+        let header = Header::from_members(&members)?;
+        Ok((parts.with(Arc::new(header))?, key))
     }
 
-    fn read<K>(
-        token: &'t str,
-        take_key: impl FnOnce(&mut Map<String, Value>) -> Result<K, JwsError>,
-    ) -> Result<(Self, K), JwsError> {
-        let dots = token.bytes().filter(|byte| *byte == b'.').count();
-        let parts = dots.saturating_add(1);
-        match parts {
-            3 => {}
-            1 | 5 => return Err(JwsError::EncryptedOrOpaque { parts }),
-            _ => return Err(JwsError::Parts(parts)),
+    /// The header, for reading the next token.
+    #[must_use]
+    pub fn known_header(&self) -> KnownHeader {
+        KnownHeader {
+            text: self.header_text.into(),
+            header: Arc::clone(&self.header),
         }
-        let (signing_input, signature) = token.rsplit_once('.').ok_or(JwsError::Parts(parts))?;
-        let (header, payload) = signing_input
-            .split_once('.')
-            .ok_or(JwsError::Parts(parts))?;
-        let header = base64url::decode(header).ok_or(JwsError::NotBase64Url("header"))?;
-        let mut members = json::parse_object(&header).map_err(JwsError::HeaderNotJson)?;
-        let key = take_key(&mut members)?;
-        let header = Header::from_members(&members)?;
-        let signature = base64url::decode(signature).ok_or(JwsError::NotBase64Url("signature"))?;
-        let jws = Self {
-            header,
-            signing_input,
-            payload,
-            signature,
-        };
-        Ok((jws, key))
+    }
+
+    /// Whether a token with this header would be spared the reading by `known`.
+    #[must_use]
+    pub fn has_header(&self, known: &KnownHeader) -> bool {
+        *known.text == *self.header_text
     }
 
     /// The header, for choosing keys.
     #[must_use]
-    pub const fn header(&self) -> &Header {
+    pub fn header(&self) -> &Header {
         &self.header
     }
 
@@ -161,6 +172,53 @@ impl<'t> CompactJws<'t> {
             bytes,
         };
         Ok((payload, place))
+    }
+}
+
+/// A token taken apart at its dots.
+struct Parts<'t> {
+    header: &'t str,
+    payload: &'t str,
+    signing_input: &'t str,
+    signature: &'t str,
+}
+
+impl<'t> Parts<'t> {
+    fn of(token: &'t str) -> Result<Self, JwsError> {
+        let dots = token.bytes().filter(|byte| *byte == b'.').count();
+        let parts = dots.saturating_add(1);
+        match parts {
+            3 => {}
+            1 | 5 => return Err(JwsError::EncryptedOrOpaque { parts }),
+            _ => return Err(JwsError::Parts(parts)),
+        }
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(JwsError::Parts(parts))?;
+        let (header, payload) = signing_input
+            .split_once('.')
+            .ok_or(JwsError::Parts(parts))?;
+        Ok(Self {
+            header,
+            payload,
+            signing_input,
+            signature,
+        })
+    }
+
+    fn header_members(&self) -> Result<Map<String, Value>, JwsError> {
+        let header = base64url::decode(self.header).ok_or(JwsError::NotBase64Url("header"))?;
+        json::parse_object(&header).map_err(JwsError::HeaderNotJson)
+    }
+
+    fn with(self, header: Arc<Header>) -> Result<CompactJws<'t>, JwsError> {
+        let signature =
+            base64url::decode(self.signature).ok_or(JwsError::NotBase64Url("signature"))?;
+        Ok(CompactJws {
+            header,
+            header_text: self.header,
+            signing_input: self.signing_input,
+            payload: self.payload,
+            signature,
+        })
     }
 }
 
@@ -223,6 +281,39 @@ mod tests {
             encode(b"s")
         );
         CompactJws::parse(&token).map(|jws| jws.header().clone())
+    }
+
+    #[test]
+    fn a_known_header_changes_nothing() {
+        let token = |header: &str, rest: &str| format!("{}.{rest}", encode(header.as_bytes()));
+        let good = r#"{"alg":"RS256","kid":"a"}"#;
+        let known = token(good, "e30.c2ln");
+        let known = CompactJws::parse(&known).expect("well-formed");
+        for (header, rest) in [
+            (good, "e30.c2ln"),
+            (good, "e30.c2lnc2ln"),
+            (good, "e30.c"),
+            (good, "e30"),
+            (good, "e30.e30.c2ln"),
+            (r#"{"alg":"RS256","kid":"b"}"#, "e30.c2ln"),
+            (r#"{"alg":"RS256","kid":"a"} "#, "e30.c2ln"),
+            (r#"{"alg":"none","kid":"a"}"#, "e30."),
+            (r#"{"alg":"RS256","kid":"a","crit":[]}"#, "e30.c2ln"),
+            ("", "e30.c2ln"),
+        ] {
+            let token = token(header, rest);
+            let read = |jws: Result<CompactJws<'_>, JwsError>| {
+                jws.map(|jws| (jws.header().clone(), jws.signature))
+            };
+            assert_eq!(
+                read(CompactJws::parse_knowing(
+                    &token,
+                    Some(&known.known_header())
+                )),
+                read(CompactJws::parse(&token)),
+                "{header} {rest}"
+            );
+        }
     }
 
     #[test]

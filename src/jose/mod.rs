@@ -14,4 +14,4 @@ pub use algorithm::Algorithm;
 pub use hash::{MacKey, same, sha256_base64url, sha256_half};
 pub use json::{JsonError, parse_object, parse_value};
 pub use jwk::{Key, KeySet, KeySetError, MAX_DOCUMENT_BYTES, SkippedKey};
-pub use jws::{CompactJws, Header, JwsError, VerifiedPayload};
+pub use jws::{CompactJws, Header, JwsError, KnownHeader, VerifiedPayload};

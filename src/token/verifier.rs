@@ -1,5 +1,6 @@
 //! The order of verification: size, shape, header, algorithm, key, signature, and only then claims.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::bearer::BearerToken;
@@ -9,7 +10,7 @@ use super::keyring::{Keyring, NoKey};
 use super::rejection::Rejection;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
-use crate::jose::{self, Algorithm, CompactJws};
+use crate::jose::{self, Algorithm, CompactJws, KnownHeader};
 
 /// What a token must satisfy, from `[auth0]` and `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub struct VerifierSettings {
 #[derive(Debug, Clone)]
 pub struct Verifier {
     settings: VerifierSettings,
+    /// Of the last token that passed every check: the next one is nearly always signed with the same key.
+    /// A stranger cannot put another in its place.
+    known_header: Arc<Mutex<Option<KnownHeader>>>,
 }
 
 /// A token whose shape and header are acceptable, and nothing else is known.
@@ -82,8 +86,11 @@ pub enum VerifyError {
 impl Verifier {
     /// A verifier with these settings.
     #[must_use]
-    pub const fn new(settings: VerifierSettings) -> Self {
-        Self { settings }
+    pub fn new(settings: VerifierSettings) -> Self {
+        Self {
+            settings,
+            known_header: Arc::default(),
+        }
     }
 
     /// Reads shape and header. Nothing of the payload is looked at.
@@ -98,7 +105,8 @@ impl Verifier {
                 length: token.len(),
             });
         }
-        let jws = CompactJws::parse(token)?;
+        let known = self.known_header().clone();
+        let jws = CompactJws::parse_knowing(token, known.as_ref())?;
         // RFC 8725 §3.1: the list is configured; the token can only name one of it.
         let algorithm = Algorithm::from_name(&jws.header().algorithm)
             .filter(|algorithm| self.settings.algorithms.contains(algorithm))
@@ -125,7 +133,21 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<VerifiedToken, VerifyError> {
         let signed = Self::check_signature(token, keyring)?;
-        Ok(self.accept(token.text, signed, now)?)
+        let verified = self.accept(token.text, signed, now)?;
+        let mut known = self.known_header();
+        if !known
+            .as_ref()
+            .is_some_and(|known| token.jws.has_header(known))
+        {
+            *known = Some(token.jws.known_header());
+        }
+        Ok(verified)
+    }
+
+    fn known_header(&self) -> MutexGuard<'_, Option<KnownHeader>> {
+        self.known_header
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first half of [`Verifier::verify`]: key, signature, and the payload as JSON.
