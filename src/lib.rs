@@ -19,12 +19,12 @@
 //! | [`keys`] | the issuers' keys as they are known now, and the tasks that keep them fresh |
 //! | [`policy`] | path, method and caller become a [`policy::Permit`] or a [`policy::Denial`] |
 //! | [`identity`] | a verified token becomes the headers that speak for it; one that is bound to a key, for a proof only |
-//! | [`authorized`] | a permit is spent: the only kind of request that an upstream accepts |
+//! | [`authorized`] | what a permit is good for: the only kind of request that an upstream accepts |
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
-//! [`certificate`], [`nonce_key`]. Above them: [`config`] (flags, environment and file, parsed once), [`app`]
+//! [`certificate`], [`nonce_key`], `writing` (small writes in one piece). Above them: [`config`] (flags, environment and file, parsed once), [`app`]
 //! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
 //! [`cli`] with its `manual`.
@@ -33,10 +33,10 @@
 //!
 //! - **The core is pure.** `jose`, `token`, `mcp`, `policy`, `claims`, `identity`, `headers`, `cors`, `resource`, `authorized`
 //!   and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
-//! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes an
+//! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes nothing but an
 //!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
-//!   a caller that only [`token`] can prove and whose token is for the resource that is asked for. The headers are
-//!   rewritten in the same step.
+//!   a caller that only [`token`] can prove and whose token is for the resource that is asked for. The upstream's
+//!   headers are made in the same step.
 //! - **A bound token alone is worth nothing.** [`identity`] releases what it stands for to a
 //!   [`token::FreshProof`], which only a proof that was verified and not used before becomes.
 //! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
@@ -107,5 +107,6 @@ pub mod rotation;
 pub mod tls;
 pub mod token;
 pub mod upstream;
+mod writing;
 
 pub use cli::run;

@@ -10,6 +10,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     // The pure core: no tokio, no hyper, no rustls, no tracing anywhere.
     ("clock", &[], &[]),
     ("random", &[], &[]),
+    ("writing", &[], &[]),
     ("claims", &[], &["serde_json"]),
     (
         "jose",
@@ -90,7 +91,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "upstream",
-        &["authorized", "clock", "config", "tls"],
+        &["authorized", "clock", "config", "tls", "writing"],
         &[
             "bytes",
             "http",
@@ -106,7 +107,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "listener",
-        &["clock"],
+        &["clock", "writing"],
         &[
             "bytes",
             "http",

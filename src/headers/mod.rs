@@ -57,7 +57,13 @@ impl HopByHop {
 /// Removes what must not pass to the next connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let hop_by_hop = HopByHop::of(headers);
-    while let Some(name) = headers.keys().find(|name| hop_by_hop.holds(name)).cloned() {
+    let mut is_last = false;
+    while !is_last {
+        let mut going = headers.keys().filter(|name| hop_by_hop.holds(name));
+        let Some(name) = going.next().cloned() else {
+            return;
+        };
+        is_last = going.next().is_none();
         headers.remove(name);
     }
 }

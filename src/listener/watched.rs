@@ -12,6 +12,7 @@ use tokio::task::coop::poll_proceed;
 
 use super::activity::Activity;
 use super::head_follower::HeadFollower;
+use crate::writing::Space;
 
 /// What an HTTP/1 client may send ahead of its turn while a request runs: some dozens of pipelined
 /// requests with tokens.
@@ -209,7 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         }
         ready!(self.poll_interim(cx))?;
         self.flushed = false;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let stream = Pin::new(&mut self.stream);
+        match Space::new().join(slices) {
+            Some(bytes) => stream.poll_write(cx, bytes),
+            None => stream.poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -24,6 +24,7 @@ use super::failure::Failure;
 use super::http2;
 use crate::config::{UpstreamAddress, UpstreamProtocol};
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
+use crate::writing::Space;
 
 /// Response headers of a backend: as many as a client may send. For more, hyper needs memory of its own
 /// for every answer.
@@ -32,11 +33,6 @@ pub(super) const MAX_RESPONSE_HEADERS: usize = 100;
 /// What hyper may buffer of a response head. Mastra's own heads are under 2 KiB; cookies and
 /// content policies of other backends may be larger.
 pub(super) const MAX_RESPONSE_HEAD_BYTES: u32 = 128 * 1024;
-
-/// How much of an answer is read at once, and of an upload is held for a backend that reads slowly. Less
-/// would be more calls for a large body; what is read begins with 8 KiB and grows only while a body fills
-/// it.
-const MAX_PIECE_BYTES: usize = 256 * 1024;
 
 /// How connections to the backend are made.
 #[derive(Clone)]
@@ -262,8 +258,7 @@ impl Connector {
         let stream = TokioIo::new(self.in_time(self.connect()).await?);
         http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
-            .max_header_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
-            .max_buf_size(MAX_PIECE_BYTES)
+            .max_buf_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
             .handshake(stream)
             .await
             .map_err(Failure::Broken)
@@ -373,6 +368,9 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(bytes) = Space::new().join(slices) {
+            return self.poll_write(cx, bytes);
+        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
