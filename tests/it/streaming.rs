@@ -346,6 +346,26 @@ async fn an_idle_connection_that_the_upstream_has_closed_is_no_failure() {
     }
 }
 
+/// What follows an answer on its connection is nobody's: whoever comes next has another connection.
+#[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_nobodys() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| {
+        let asked = response("200 OK", &[], head.target());
+        Reply::Bytes([asked, response("200 OK", &[], "another's")].concat())
+    });
+    let proxy = open_proxy(&issuer, &upstream).await;
+    let mut client = Client::connect(proxy.data).await;
+    for number in 0..20 {
+        let target = format!("/{number}");
+        for request in [Request::get(&target), Request::post(&target, "{}")] {
+            let answer = client.request(&request).await;
+            assert_eq!((answer.status(), answer.text()), (200, target.clone()));
+        }
+    }
+    assert_eq!(upstream.connections(), 40);
+}
+
 #[tokio::test]
 async fn a_request_that_may_have_been_read_is_not_repeated() {
     let issuer = Issuer::start();
