@@ -21,6 +21,7 @@ use crate::certificate::CertificateError;
 use crate::config::{Config, SessionKeyError};
 use crate::descriptors;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::nonce_key::{self, NonceKeyError};
 use crate::proxy::{Proxy, Settings, Shared};
@@ -288,8 +289,10 @@ impl Drop for DeathNotice {
 
 fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
     let _notice = notice;
+    logging::hold();
     let served = runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(logging::release)
         .build()
         .and_then(|runtime| {
             worker

@@ -232,7 +232,9 @@ fn run_proxy(mut source: WatchedSource) -> ExitCode {
     };
     logging::install(&config.logging);
     logging::tell(&loaded.notes, &loaded.warnings);
-    match app::run(config, source) {
+    let ended = app::run(config, source);
+    logging::release();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "cannot run");

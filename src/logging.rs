@@ -1,17 +1,21 @@
 //! Where log lines go: standard output, as JSON or as text.
+//!
+//! A worker thread's lines are written together, when it has nothing else to do: each write of its own
+//! would take a fifth of what the whole request takes.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
-use std::io::IsTerminal as _;
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, IsTerminal as _};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -33,15 +37,15 @@ pub fn install(logging: &Logging) {
     let json = match logging.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
-        LogFormat::Auto => !std::io::stdout().is_terminal(),
+        LogFormat::Auto => !io::stdout().is_terminal(),
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stdout);
+    let layer = tracing_subscriber::fmt::layer().with_writer(ToStdout);
     let layer = if json {
         layer.event_format(JsonLines::default()).boxed()
     } else {
         layer
             .with_target(false)
-            .with_ansi(std::io::stdout().is_terminal())
+            .with_ansi(io::stdout().is_terminal())
             .boxed()
     };
     let installed = tracing_subscriber::registry()
@@ -49,6 +53,87 @@ pub fn install(logging: &Logging) {
         .try_init();
     if installed.is_err() {
         tracing::debug!("a log is installed already");
+    }
+}
+
+/// How much is held back at most: some thirty lines of requests, which is what a busy turn of a worker
+/// has. Where the process is killed, that much is lost.
+const MAX_HELD_BYTES: usize = 16 * 1024;
+
+/// Lines that are still to be written, of all threads in their order.
+static HELD: Mutex<Held> = Mutex::new(Held { lines: Vec::new() });
+
+thread_local! {
+    static HOLDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on this thread's lines below warnings wait for [`release`]: it has promised to call that
+/// whenever it has nothing to do.
+pub fn hold() {
+    HOLDS.set(true);
+}
+
+/// Writes what has been held back, of every thread.
+pub fn release() {
+    held().release(&mut io::stdout());
+}
+
+fn held() -> MutexGuard<'static, Held> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Held {
+    lines: Vec<u8>,
+}
+
+impl Held {
+    fn add(&mut self, line: &[u8], is_held: bool, to: &mut impl io::Write) {
+        self.lines.extend_from_slice(line);
+        if !is_held || self.lines.len() >= MAX_HELD_BYTES {
+            self.release(to);
+        }
+    }
+
+    /// A log that cannot be written is no reason to stop serving, and nothing to keep either.
+    fn release(&mut self, to: &mut impl io::Write) {
+        if !self.lines.is_empty() {
+            _ = to.write_all(&self.lines).and_then(|()| to.flush());
+            self.lines.clear();
+        }
+    }
+}
+
+/// Standard output, for whole lines.
+struct ToStdout;
+
+/// Where one line goes, behind all that came before it.
+struct Line {
+    /// Whether it waits for others.
+    is_held: bool,
+}
+
+impl<'w> MakeWriter<'w> for ToStdout {
+    type Writer = Line;
+
+    fn make_writer(&'w self) -> Line {
+        Line { is_held: false }
+    }
+
+    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Line {
+        Line {
+            is_held: HOLDS.get() && *metadata.level() > Level::WARN,
+        }
+    }
+}
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        held().add(line, self.is_held, &mut io::stdout());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -183,24 +268,109 @@ pub fn tell(notes: &[String], warnings: &[Problem]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, JsonLines};
+    use super::{Clock, Held, JsonLines, MAX_HELD_BYTES, ToStdout};
     use crate::clock::UnixTime;
-    use std::io::Write;
+    use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
+    use tracing_subscriber::fmt::MakeWriter as _;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().expect("sound").extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Takes whole pieces, and notes each.
+    #[derive(Default)]
+    struct Pieces(Vec<String>);
+
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0
+                .push(String::from_utf8(bytes.to_vec()).expect("UTF-8"));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_held_back_up_to_the_next_that_must_not_wait() {
+        let (mut held, mut to) = (Held { lines: Vec::new() }, Pieces::default());
+        held.release(&mut to);
+        held.add(b"one\n", true, &mut to);
+        held.add(b"two\n", true, &mut to);
+        assert!(to.0.is_empty());
+        held.add(b"warning\n", false, &mut to);
+        held.add(b"three\n", true, &mut to);
+        held.release(&mut to);
+        held.release(&mut to);
+        assert_eq!(to.0, ["one\ntwo\nwarning\n", "three\n"]);
+
+        let line = [b'x'; 1024];
+        for _ in 0..MAX_HELD_BYTES / line.len() {
+            assert_eq!(to.0.len(), 2, "none is written before there are many");
+            held.add(&line, true, &mut to);
+        }
+        assert_eq!(to.0.len(), 3);
+        assert_eq!(to.0[2].len(), MAX_HELD_BYTES);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_kept() {
+        /// A pipe that nobody reads any more.
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut held = Held { lines: Vec::new() };
+        held.add(b"one\n", false, &mut Broken);
+        assert!(held.lines.is_empty());
+    }
+
+    #[test]
+    fn only_a_thread_that_promised_to_release_them_holds_its_lines_and_no_warnings() {
+        /// Notes whether each event's line would be held.
+        #[derive(Clone, Default)]
+        struct Asked(Arc<Mutex<Vec<bool>>>);
+        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Asked {
+            fn on_event(
+                &self,
+                event: &tracing::Event<'_>,
+                _: tracing_subscriber::layer::Context<'_, S>,
+            ) {
+                let line = ToStdout.make_writer_for(event.metadata());
+                self.0.lock().expect("sound").push(line.is_held);
+            }
+        }
+        let asked = Asked::default();
+        let layers = tracing_subscriber::registry().with(asked.clone());
+        tracing::subscriber::with_default(layers, || {
+            tracing::info!("anybody's");
+            super::hold();
+            tracing::info!("a worker's");
+            tracing::debug!("a worker's");
+            tracing::warn!("a worker's");
+            tracing::error!("a worker's");
+        });
+        let asked = asked.0.lock().expect("sound").clone();
+        assert_eq!(asked, [false, true, true, false, false]);
     }
 
     #[test]
