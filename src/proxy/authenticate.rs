@@ -85,6 +85,7 @@ impl Proxy {
             valid_until,
             Arc::clone(&remembered),
         );
+        self.first_sight.with_others().await;
         Ok(remembered)
     }
 

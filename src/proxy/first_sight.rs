@@ -29,8 +29,9 @@ pub(super) const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 /// bad token once is not kept out for as long as a flood over fresh connections lasts.
 const FRONT_TURNS: usize = 7;
 
-/// How many turns refusals wait for one another while there is a line, which is less than a millisecond.
-/// Each that goes out alone wakes its client, which takes a third as long as the check itself.
+/// How many turns those who were judged wait for one another while there is a line, which is less than a
+/// millisecond. Each that goes on alone wakes the upstream or its client, which takes a third as long as
+/// the check itself.
 const TURNS_TOGETHER: usize = 8;
 
 /// The turn-taking of one worker thread.
@@ -57,7 +58,7 @@ impl FirstSight {
         Ok(check())
     }
 
-    /// Waits for other refusals to go out with. Nothing else waits, and nobody when there is no line.
+    /// Waits for others who were judged, to go on with them. Nobody waits when there is no line.
     pub(super) async fn with_others(&self) {
         let mut group = None;
         poll_fn(|cx| self.line().poll_group(&mut group, cx)).await;
@@ -95,7 +96,7 @@ struct Line {
     group: Group,
 }
 
-/// Refusals that wait to go out together.
+/// Those who were judged and wait to go on together.
 #[derive(Debug, Default)]
 struct Group {
     number: Number,
@@ -141,7 +142,7 @@ impl Line {
         Poll::Pending
     }
 
-    /// Whoever is to be woken because of it: the next one, and those whose refusals may go out.
+    /// Whoever is to be woken because of it: the next one, and those who may go on.
     fn leave(&mut self, number: Number) -> (Option<Waker>, Vec<Waker>) {
         if self.turn == Some(number) {
             let next = self.next();
@@ -164,7 +165,7 @@ impl Line {
         std::mem::take(&mut self.group.waiting)
     }
 
-    /// Whether the group that this refusal belongs to may go out. It joins one at its first question.
+    /// Whether the group that somebody belongs to may go on. They join one at their first question.
     fn poll_group(&mut self, group: &mut Option<Number>, cx: &Context<'_>) -> Poll<()> {
         let is_over = group.is_some_and(|group| group != self.group.number);
         if is_over || (self.turn.is_none() && !self.group.is_going) {
@@ -370,15 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn refusals_go_out_together_while_there_is_a_line() {
+    fn the_judged_go_on_together_while_there_is_a_line() {
         let checks = Checks::default();
-        let refusal = || -> Waiting<'_> {
+        let judged = || -> Waiting<'_> {
             Box::pin(async {
                 checks.first_sight.with_others().await;
                 true
             })
         };
-        assert!(poll(&mut refusal()).is_ready(), "nobody is in the line");
+        assert!(poll(&mut judged()).is_ready(), "nobody is in the line");
         for (waiting, turns) in [
             (1, 1),
             (3, 3),
@@ -386,7 +387,7 @@ mod tests {
             (2 * TURNS_TOGETHER + 1, TURNS_TOGETHER),
         ] {
             let mut line = checks.all_waiting(&"a".repeat(waiting));
-            let (mut one, mut other) = (refusal(), refusal());
+            let (mut one, mut other) = (judged(), judged());
             assert!(poll(&mut other).is_pending());
             let mut turns_taken = 0;
             while poll(&mut one).is_pending() {
