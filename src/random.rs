@@ -43,13 +43,12 @@ impl Random {
 }
 
 fn digits(bits: u64) -> [u8; 16] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut rest = bits;
-    [(); 16].map(|()| {
-        rest = rest.rotate_left(4);
-        let place = usize::try_from(rest & 15).unwrap_or_default();
-        DIGITS.get(place).copied().unwrap_or(b'0')
-    })
+    // Spread out first, so that the compiler turns all sixteen at once.
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
+        pair.copy_from_slice(&[byte >> 4, byte & 15]);
+    }
+    digits.map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
 }
 
 impl Default for Random {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -15,6 +15,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::task::coop::has_budget_remaining;
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Counted};
@@ -364,6 +365,7 @@ async fn drive<C: Drainable>(
     let due = activity.deadline(settings, Instant::now());
     let mut deadline = pin!(tokio::time::sleep_until(due.into()));
     let leave = AtomicBool::new(false);
+    let mut news = phase.clone();
     let mut cut = pin!(async {
         _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await;
         leave.store(true, Ordering::Relaxed);
@@ -371,11 +373,23 @@ async fn drive<C: Drainable>(
     });
     let mut told = false;
     let mut last_deadline = None;
+    // Whom a change of the phase wakes, and whether the deadline does: what was asked is not asked again in
+    // each turn. Without a share of tokio's budget for the turn, asking was in vain.
+    let mut woken: Option<Waker> = None;
+    let mut is_armed = false;
     std::future::poll_fn(|cx| {
-        if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ended::ByDrain);
+        if !woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            woken = has_budget_remaining().then(|| cx.waker().clone());
+            is_armed = false;
+            news.mark_changed();
         }
-        let now = Instant::now();
+        if news.has_changed().unwrap_or(true) {
+            news.mark_unchanged();
+            if cut.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ended::ByDrain);
+            }
+        }
+        let mut now = Instant::now();
         if C::RUNS_ITS_REQUESTS {
             activity.begin_turn(now);
         }
@@ -406,13 +420,18 @@ async fn drive<C: Drainable>(
                 continue;
             }
             // Re-armed only when the deadline came nearer, or when it has fired and is further away.
-            if due < deadline.deadline().into_std() {
+            if due < deadline.deadline().into_std() || deadline.is_elapsed() {
                 deadline.as_mut().reset(due.into());
+                is_armed = false;
             }
+            if is_armed {
+                return Poll::Pending;
+            }
+            is_armed = has_budget_remaining();
             if deadline.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            deadline.as_mut().reset(due.into());
+            now = Instant::now();
         }
     })
     .await

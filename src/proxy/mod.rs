@@ -19,7 +19,7 @@ mod tunnel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes};
 use http::header::{
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
     HeaderValue, InvalidHeaderValue, ORIGIN,
@@ -419,19 +419,26 @@ impl Proxy {
 
     fn fresh_request_id(&self) -> HeaderValue {
         self.fresh(|random| {
-            let id = [random.digits(), random.digits()];
-            HeaderValue::from_maybe_shared(Bytes::from_owner(RequestIdText(id)))
+            let mut id = Text([0; 32]);
+            let mut rest = id.0.as_mut_slice();
+            rest.put_slice(&random.digits());
+            rest.put_slice(&random.digits());
+            HeaderValue::from_maybe_shared(Bytes::from_owner(id))
         })
     }
 
     fn fresh_traceparent(&self) -> HeaderValue {
         // An id of zeros only is invalid.
         self.fresh(|random| {
-            let (trace, rest) = (random.digits(), random.nonzero_digits());
-            let parent = random.nonzero_digits();
-            [b"00-", &trace[..], &rest, b"-", &parent, b"-01"]
-                .concat()
-                .try_into()
+            let mut traceparent = Text([0; 55]);
+            let mut rest = traceparent.0.as_mut_slice();
+            rest.put_slice(b"00-");
+            rest.put_slice(&random.digits());
+            rest.put_slice(&random.nonzero_digits());
+            rest.put_slice(b"-");
+            rest.put_slice(&random.nonzero_digits());
+            rest.put_slice(b"-01");
+            HeaderValue::from_maybe_shared(Bytes::from_owner(traceparent))
         })
     }
 
@@ -462,12 +469,12 @@ impl Handler for Arc<Proxy> {
     }
 }
 
-/// A fresh request id. Its bytes are shared by the request, the answer and the log.
-struct RequestIdText([[u8; 16]; 2]);
+/// A fresh id. Its bytes are shared by the request, the answer and the log.
+struct Text<const LENGTH: usize>([u8; LENGTH]);
 
-impl AsRef<[u8]> for RequestIdText {
+impl<const LENGTH: usize> AsRef<[u8]> for Text<LENGTH> {
     fn as_ref(&self) -> &[u8] {
-        self.0.as_flattened()
+        &self.0
     }
 }
 
