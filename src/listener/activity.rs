@@ -302,7 +302,7 @@ impl<B> Future for CountedAnswer<B> {
     type Output = Result<Response<CountedBody<B>>, std::convert::Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.answer.as_mut().poll(cx));
+        let response = ready!(Pin::new(&mut self.answer).poll(cx));
         let Some(running) = self.running.take() else {
             return Poll::Pending;
         };

@@ -378,7 +378,10 @@ async fn drive<C: Drainable>(
     let mut woken: Option<Waker> = None;
     let mut is_armed = false;
     std::future::poll_fn(|cx| {
-        if !woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !woken
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             woken = has_budget_remaining().then(|| cx.waker().clone());
             is_armed = false;
             news.mark_changed();

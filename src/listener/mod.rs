@@ -3,21 +3,21 @@
 //! It knows nothing of what a request means; it is given a [`Handler`] that answers one.
 
 mod activity;
+mod answering;
 mod connection;
 mod head_follower;
 mod opening;
 mod watched;
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
@@ -26,6 +26,7 @@ use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 use activity::Activity;
 
+pub use answering::{Answering, Places};
 pub use connection::serve_stream;
 
 /// How long to wait after an accept that failed for want of file descriptors or memory.
@@ -279,9 +280,6 @@ fn forwarded_for(address: Option<SocketAddr>) -> Option<HeaderValue> {
 
 /// What hyper takes as the error of a body or a service.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// An answer that is being made.
-pub type Answering<B> = Pin<Box<dyn Future<Output = Response<B>> + Send>>;
 
 /// What answers the requests of a connection.
 pub trait Handler: Clone + Send + Sync + 'static {

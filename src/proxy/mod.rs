@@ -43,7 +43,7 @@ use crate::authorized::AuthorizedRequest;
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
 use crate::headers::{self, Host, Outbound};
-use crate::listener::{Answering, Client, Handler, Unreadable};
+use crate::listener::{Answering, Client, Handler, Places, Unreadable};
 use crate::mcp::{self, Message, RequestId};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
@@ -65,6 +65,7 @@ pub struct Proxy {
     first_sight: FirstSight,
     proofs: FirstSight,
     room: Arc<Room>,
+    places: Arc<Places<Body>>,
     random: Mutex<Random>,
 }
 
@@ -95,6 +96,7 @@ impl Proxy {
             first_sight: FirstSight::default(),
             proofs: FirstSight::default(),
             room: Arc::default(),
+            places: Arc::default(),
             random: Mutex::new(Random::new()),
         }
     }
@@ -456,7 +458,7 @@ impl Handler for Arc<Proxy> {
     type Body = Body;
 
     fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Body> {
-        Box::pin(Self::clone(self).serve(request, client))
+        self.places.make(Self::clone(self).serve(request, client))
     }
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {
