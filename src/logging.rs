@@ -4,8 +4,8 @@
 //! would take a fifth of what the whole request takes.
 
 use std::cell::Cell;
-use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal as _};
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
@@ -153,14 +153,16 @@ struct Clock {
 
 impl Clock {
     /// What time it is, as RFC 3339 writes it, with six digits of the second.
-    fn write(&mut self, line: &mut String, now: impl Fn() -> UnixTime) -> fmt::Result {
+    fn write(&mut self, line: &mut Vec<u8>, now: impl Fn() -> UnixTime) -> io::Result<()> {
         let now = loop {
             let before = now();
             if self.second == Some(before.as_secs()) {
                 break before;
             }
             self.text.clear();
-            SystemTime.format_time(&mut Writer::new(&mut self.text))?;
+            SystemTime
+                .format_time(&mut Writer::new(&mut self.text))
+                .map_err(io::Error::other)?;
             // The next second may have begun in between.
             self.second = Some(before.as_secs()).filter(|second| *second == now().as_secs());
         };
@@ -186,18 +188,19 @@ where
         self.clock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .write(&mut line.text, UnixTime::now)?;
+            .write(&mut line.text, UnixTime::now)
+            .map_err(|_| fmt::Error)?;
         line.value("level", metadata.level().as_str());
         event.record(&mut line);
         line.value("target", metadata.target());
-        writer.write_str(&line.text)?;
+        writer.write_str(std::str::from_utf8(&line.text).map_err(|_| fmt::Error)?)?;
         writer.write_str("}\n")
     }
 }
 
-/// A JSON object that is being written, without its end.
+/// A JSON object that is being written, without its end. It holds UTF-8.
 struct JsonObject {
-    text: String,
+    text: Vec<u8>,
 }
 
 impl JsonObject {
@@ -206,23 +209,22 @@ impl JsonObject {
 
     fn new() -> Self {
         Self {
-            text: String::with_capacity(Self::USUAL_BYTES),
+            text: Vec::with_capacity(Self::USUAL_BYTES),
         }
     }
 
     /// Names are those of fields in this program: none needs escaping.
     fn name(&mut self, name: &str) {
-        self.text
-            .push_str(if self.text.is_empty() { "{\"" } else { ",\"" });
-        self.text.push_str(name);
-        self.text.push_str("\":");
+        let before: &[u8] = if self.text.is_empty() { b"{\"" } else { b",\"" };
+        self.text.extend_from_slice(before);
+        self.text.extend_from_slice(name.as_bytes());
+        self.text.extend_from_slice(b"\":");
     }
 
     fn value(&mut self, name: &str, value: impl Serialize) {
         self.name(name);
         // Numbers, texts and booleans are always written.
-        let value = serde_json::to_string(&value).unwrap_or_default();
-        self.text.push_str(&value);
+        _ = serde_json::to_writer(&mut self.text, &value);
     }
 }
 
@@ -289,11 +291,11 @@ mod tests {
         }
     }
 
-    /// Takes whole pieces, and notes each.
+    /// Notes each piece that is written.
     #[derive(Default)]
-    struct Pieces(Vec<String>);
+    struct Written(Vec<String>);
 
-    impl Write for Pieces {
+    impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0
                 .push(String::from_utf8(bytes.to_vec()).expect("UTF-8"));
@@ -307,7 +309,7 @@ mod tests {
 
     #[test]
     fn lines_are_held_back_up_to_the_next_that_must_not_wait() {
-        let (mut held, mut to) = (Held { lines: Vec::new() }, Pieces::default());
+        let (mut held, mut to) = (Held { lines: Vec::new() }, Written::default());
         held.release(&mut to);
         held.add(b"one\n", true, &mut to);
         held.add(b"two\n", true, &mut to);
@@ -428,20 +430,22 @@ mod tests {
     #[test]
     fn the_time_is_of_the_moment() {
         let mut clock = Clock::default();
-        let mut line = String::new();
+        let write = |clock: &mut Clock, now: UnixTime| {
+            let mut line = Vec::new();
+            clock.write(&mut line, || now).expect("written");
+            String::from_utf8(line).expect("UTF-8")
+        };
         let now = UnixTime::now();
-        clock.write(&mut line, || now).expect("written");
+        let line = write(&mut clock, now);
         let text = line.trim_matches('"');
         assert_eq!(text.len(), "2026-11-24T21:05:38.947591Z".len(), "{text}");
         assert!(text.ends_with(&format!(".{:06}Z", now.subsec_micros())));
         // The text of a second is made once, and anew for the next.
         clock.text = "2026-01-01T00:00:00.5Z".to_owned();
-        let mut again = String::new();
-        clock.write(&mut again, || now).expect("written");
+        let again = write(&mut clock, now);
         assert!(again.starts_with("\"2026-01-01T00:00:00."), "{again}");
         let next = now.plus(std::time::Duration::from_secs(1));
-        let mut later = String::new();
-        clock.write(&mut later, || next).expect("written");
+        let later = write(&mut clock, next);
         assert!(!later.starts_with("\"2026-01-01T"), "{later}");
     }
 
@@ -457,7 +461,7 @@ mod tests {
             )))
         };
         let mut clock = Clock::default();
-        clock.write(&mut String::new(), ticking).expect("written");
+        clock.write(&mut Vec::new(), ticking).expect("written");
         assert_eq!(readings.get(), 5, "asked again");
         assert_eq!(clock.second, Some(start.as_secs() + 1));
     }
