@@ -48,7 +48,7 @@ fn digits(bits: u64) -> [u8; 16] {
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bits.to_be_bytes()) {
         pair.copy_from_slice(&[byte >> 4, byte & 15]);
     }
-    digits.map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
+    digits.map(|digit| digit.wrapping_add(if digit < 10 { b'0' } else { b'a' - 10 }))
 }
 
 impl Default for Random {

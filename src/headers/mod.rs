@@ -44,9 +44,13 @@ struct HopByHop {
 
 impl HopByHop {
     fn of(headers: &HeaderMap) -> Self {
-        Self {
-            nominated: nominated(headers).collect(),
+        let mut nominated = Vec::new();
+        for line in headers.get_all(CONNECTION) {
+            if !is_about_closing(line.as_bytes()) {
+                nominated.extend(nominations(line.as_bytes()));
+            }
         }
+        Self { nominated }
     }
 
     fn holds(&self, name: &HeaderName) -> bool {
@@ -68,18 +72,17 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The fields that `Connection` names, but for those that go anyway.
-fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    let is_plain = |option: &&[u8]| {
-        option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
-    };
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+/// The fields that a line of `Connection` names.
+fn nominations(line: &[u8]) -> impl Iterator<Item = HeaderName> {
+    line.split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
-        .filter(move |option| !is_plain(option))
+        .filter(|option| !is_about_closing(option))
         .filter_map(|name| HeaderName::from_bytes(name).ok())
+}
+
+/// Whether it names no field, and is what `Connection` usually says.
+fn is_about_closing(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
 }
 
 /// Whether a comma-separated list field holds a token, in any case.

@@ -80,7 +80,11 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
         return Err(HeadError::Scheme);
     }
     // The one sign that `HeaderName` takes from HTTP/2 although it is none of a token's.
-    if head.headers.keys().any(|name| name.as_str().contains('"')) {
+    if head
+        .headers
+        .keys()
+        .any(|name| name.as_str().bytes().any(|byte| byte == b'"'))
+    {
         return Err(HeadError::FieldName);
     }
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();

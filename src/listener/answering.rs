@@ -132,7 +132,8 @@ mod tests {
         let with_it = Arc::clone(&held);
         let mut answer = places.make(async move {
             std::future::pending::<()>().await;
-            Response::new(drop(with_it))
+            drop(with_it);
+            Response::new(())
         });
         assert!(poll(&mut answer).is_pending());
         drop(answer);
