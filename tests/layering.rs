@@ -249,6 +249,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "config",
             "descriptors",
             "listener",
+            "logging",
             "metrics",
             "nonce_key",
             "proxy",
