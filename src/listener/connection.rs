@@ -365,7 +365,7 @@ async fn drive<C: Drainable>(
     let due = activity.deadline(settings, Instant::now());
     let mut deadline = pin!(tokio::time::sleep_until(due.into()));
     let leave = AtomicBool::new(false);
-    let mut news = phase.clone();
+    let news = phase.clone();
     let mut cut = pin!(async {
         _ = phase.wait_for(|phase| *phase >= C::LEAVES_AT).await;
         leave.store(true, Ordering::Relaxed);
@@ -374,23 +374,21 @@ async fn drive<C: Drainable>(
     let mut told = false;
     let mut last_deadline = None;
     // Whom a change of the phase wakes, and whether the deadline does: what was asked is not asked again in
-    // each turn. Without a share of tokio's budget for the turn, asking was in vain.
+    // each turn. Without a share of tokio's budget for the turn, asking was in vain. Once the phase has
+    // changed it is asked always, since a change wakes by and by: whoever asks in between may be registered
+    // for nothing.
     let mut woken: Option<Waker> = None;
     let mut is_armed = false;
     std::future::poll_fn(|cx| {
-        if !woken
+        let is_known = woken
             .as_ref()
-            .is_some_and(|waker| waker.will_wake(cx.waker()))
-        {
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !is_known {
             woken = has_budget_remaining().then(|| cx.waker().clone());
             is_armed = false;
-            news.mark_changed();
         }
-        if news.has_changed().unwrap_or(true) {
-            news.mark_unchanged();
-            if cut.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ended::ByDrain);
-            }
+        if (!is_known || news.has_changed().unwrap_or(true)) && cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ended::ByDrain);
         }
         let mut now = Instant::now();
         if C::RUNS_ITS_REQUESTS {

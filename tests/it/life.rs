@@ -144,6 +144,29 @@ async fn a_drain_without_work_ends_after_its_linger() {
     );
 }
 
+/// Told of a new phase one after the other, by another thread than theirs.
+#[tokio::test]
+async fn all_of_many_idle_connections_hear_of_the_end() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let mut proxy = Setup::new(&issuer, &upstream)
+        .rest(OPEN)
+        .rest("[timeouts]\nlinger = \"1s\"\nheader = \"300s\"\nidle = \"300s\"\ndrain = \"400s\"")
+        .start()
+        .await;
+    let mut clients = Vec::new();
+    for _ in 0..500 {
+        let mut client = Client::connect(proxy.data).await;
+        assert_eq!(client.request(&Request::get("/x")).await.text(), "hello");
+        clients.push(client);
+    }
+    proxy.signal("TERM");
+    assert_eq!(proxy.exit().await.code(), Some(0));
+    for mut client in clients {
+        client.closed().await;
+    }
+}
+
 #[tokio::test]
 async fn an_interrupt_does_not_linger() {
     let issuer = Issuer::start();
