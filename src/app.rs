@@ -290,7 +290,7 @@ impl Drop for DeathNotice {
 fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
     let _notice = notice;
     logging::hold();
-    let served = runtime::Builder::new_current_thread()
+    let served: io::Result<()> = runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_park(logging::release)
         .build()
@@ -303,14 +303,27 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let proxy = Arc::new(Proxy::new(worker.shared));
-                listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy).await;
-                drop(worker.accepting);
+                let serving = async {
+                    listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy)
+                        .await;
+                    drop(worker.accepting);
+                };
                 // The connections' tasks live on this runtime; the process ends when they have.
-                std::future::pending::<io::Result<()>>().await
+                let ((), never) = tokio::join!(serving, release_log());
+                match never {}
             })
         });
     if let Err(error) = served {
         tracing::error!(%error, "a worker thread cannot run");
+    }
+}
+
+/// For a worker that is never at rest.
+async fn release_log() -> Infallible {
+    let mut beat = tokio::time::interval(logging::MAX_HELD_TIME);
+    loop {
+        beat.tick().await;
+        logging::release();
     }
 }
 

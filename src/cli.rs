@@ -230,11 +230,9 @@ fn run_proxy(mut source: WatchedSource) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
-    logging::install(&config.logging);
+    let _log = logging::install(&config.logging);
     logging::tell(&loaded.notes, &loaded.warnings);
-    let ended = app::run(config, source);
-    logging::release();
-    match ended {
+    match app::run(config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "cannot run");

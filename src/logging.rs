@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
@@ -23,8 +24,19 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::clock::UnixTime;
 use crate::config::{LogFormat, Logging, Problem};
 
+/// The log of the process. At its end nothing is held back any more.
+#[derive(Debug)]
+#[must_use = "the log ends with it"]
+pub struct Log(());
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        held().end(&mut io::stdout());
+    }
+}
+
 /// Installs the log. A second call in one process leaves the first in place.
-pub fn install(logging: &Logging) {
+pub fn install(logging: &Logging) -> Log {
     let filter: Targets = logging
         .filter
         .parse()
@@ -54,21 +66,26 @@ pub fn install(logging: &Logging) {
     if installed.is_err() {
         tracing::debug!("a log is installed already");
     }
+    Log(())
 }
 
-/// How much is held back at most: some thirty lines of requests, which is what a busy turn of a worker
-/// has. Where the process is killed, that much is lost.
-const MAX_HELD_BYTES: usize = 16 * 1024;
+/// How much is held back at most: what a pipe takes in one piece, so that no line is torn by another
+/// program that writes to it (`PIPE_BUF`), and some ten lines of requests. Where the process is killed,
+/// that much is lost.
+const MAX_HELD_BYTES: usize = 4096;
+
+/// How long a line waits at most: a worker that is never at rest calls [`release`] as often.
+pub const MAX_HELD_TIME: Duration = Duration::from_secs(1);
 
 /// Lines that are still to be written, of all threads in their order.
-static HELD: Mutex<Held> = Mutex::new(Held { lines: Vec::new() });
+static HELD: Mutex<Held> = Mutex::new(Held::new());
 
 thread_local! {
     static HOLDS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From now on this thread's lines below warnings wait for [`release`]: it has promised to call that
-/// whenever it has nothing to do.
+/// whenever it has nothing to do, and every [`MAX_HELD_TIME`].
 pub fn hold() {
     HOLDS.set(true);
 }
@@ -84,12 +101,23 @@ fn held() -> MutexGuard<'static, Held> {
 
 struct Held {
     lines: Vec<u8>,
+    has_ended: bool,
 }
 
 impl Held {
-    fn add(&mut self, line: &[u8], is_held: bool, to: &mut impl io::Write) {
+    const fn new() -> Self {
+        Self {
+            lines: Vec::new(),
+            has_ended: false,
+        }
+    }
+
+    fn add(&mut self, line: &[u8], may_wait: bool, to: &mut impl io::Write) {
+        if self.lines.len().saturating_add(line.len()) > MAX_HELD_BYTES {
+            self.release(to);
+        }
         self.lines.extend_from_slice(line);
-        if !is_held || self.lines.len() >= MAX_HELD_BYTES {
+        if !may_wait || self.has_ended {
             self.release(to);
         }
     }
@@ -101,6 +129,12 @@ impl Held {
             self.lines.clear();
         }
     }
+
+    /// Whoever has a line after this has no time to lose.
+    fn end(&mut self, to: &mut impl io::Write) {
+        self.release(to);
+        self.has_ended = true;
+    }
 }
 
 /// Standard output, for whole lines.
@@ -108,27 +142,26 @@ struct ToStdout;
 
 /// Where one line goes, behind all that came before it.
 struct Line {
-    /// Whether it waits for others.
-    is_held: bool,
+    may_wait: bool,
 }
 
 impl<'w> MakeWriter<'w> for ToStdout {
     type Writer = Line;
 
     fn make_writer(&'w self) -> Line {
-        Line { is_held: false }
+        Line { may_wait: false }
     }
 
     fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Line {
         Line {
-            is_held: HOLDS.get() && *metadata.level() > Level::WARN,
+            may_wait: HOLDS.get() && *metadata.level() > Level::WARN,
         }
     }
 }
 
 impl io::Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        held().add(line, self.is_held, &mut io::stdout());
+        held().add(line, self.may_wait, &mut io::stdout());
         Ok(line.len())
     }
 
@@ -308,8 +341,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_held_back_up_to_the_next_that_must_not_wait() {
-        let (mut held, mut to) = (Held { lines: Vec::new() }, Written::default());
+    fn lines_are_held_back_until_something_calls_for_them() {
+        let (mut held, mut to) = (Held::new(), Written::default());
         held.release(&mut to);
         held.add(b"one\n", true, &mut to);
         held.add(b"two\n", true, &mut to);
@@ -320,13 +353,23 @@ mod tests {
         held.release(&mut to);
         assert_eq!(to.0, ["one\ntwo\nwarning\n", "three\n"]);
 
-        let line = [b'x'; 1024];
-        for _ in 0..MAX_HELD_BYTES / line.len() {
-            assert_eq!(to.0.len(), 2, "none is written before there are many");
+        // None is torn, and none waits beyond what a pipe takes at once.
+        let line = [b'x'; 1000];
+        for _ in 0..9 {
             held.add(&line, true, &mut to);
         }
-        assert_eq!(to.0.len(), 3);
-        assert_eq!(to.0[2].len(), MAX_HELD_BYTES);
+        held.add(&[b'y'; MAX_HELD_BYTES + 1], true, &mut to);
+        held.add(b"last\n", true, &mut to);
+        let lengths: Vec<usize> = to.0.iter().skip(2).map(String::len).collect();
+        assert_eq!(lengths, [4000, 4000, 1000, MAX_HELD_BYTES + 1]);
+
+        // After the end each is written at once.
+        held.end(&mut to);
+        held.add(b"late\n", true, &mut to);
+        assert_eq!(
+            to.0.iter().skip(6).collect::<Vec<_>>(),
+            ["last\n", "late\n"]
+        );
     }
 
     #[test]
@@ -341,7 +384,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut held = Held { lines: Vec::new() };
+        let mut held = Held::new();
         held.add(b"one\n", false, &mut Broken);
         assert!(held.lines.is_empty());
     }
@@ -358,7 +401,7 @@ mod tests {
                 _: tracing_subscriber::layer::Context<'_, S>,
             ) {
                 let line = ToStdout.make_writer_for(event.metadata());
-                self.0.lock().expect("sound").push(line.is_held);
+                self.0.lock().expect("sound").push(line.may_wait);
             }
         }
         let asked = Asked::default();

@@ -78,6 +78,8 @@ pub(super) fn answer(
     tokio::spawn(async move {
         // The slot counts as a connection for as long as the tunnel runs.
         let _slot = slot;
+        // Gone before the slot is free: the last one that is free may end the process.
+        let mut log = log;
         match tokio::try_join!(client, upstream) {
             Ok((client, upstream)) => match relay(client, upstream, expiry.map(Into::into)).await {
                 Ok(Ended::ByOneSide) => log.complete(),
