@@ -165,6 +165,9 @@ async fn all_of_many_idle_connections_hear_of_the_end() {
     for mut client in clients {
         client.closed().await;
     }
+    let lines = proxy.events();
+    let lines = lines.iter().filter(|line| line["path"] == "/x").count();
+    assert_eq!(lines, 500, "each request has left its line");
 }
 
 #[tokio::test]
