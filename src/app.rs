@@ -320,9 +320,8 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
 
 /// For a worker that is never at rest.
 async fn release_log() -> Infallible {
-    let mut beat = tokio::time::interval(logging::MAX_HELD_TIME);
     loop {
-        beat.tick().await;
+        tokio::time::sleep(logging::MAX_HELD_TIME).await;
         logging::release();
     }
 }

@@ -29,8 +29,8 @@ pub(super) const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 /// bad token once is not kept out for as long as a flood over fresh connections lasts.
 const FRONT_TURNS: usize = 7;
 
-/// How many turns those who were judged wait for one another while there is a line, which is less than a
-/// millisecond. Each that goes on alone wakes the upstream or its client, which takes a third as long as
+/// How many turns those who were judged wait for one another while there is a line: with the keys that Auth0
+/// uses, less than a millisecond. Each that goes on alone wakes the upstream or its client, which takes a third as long as
 /// the check itself.
 const TURNS_TOGETHER: usize = 8;
 
