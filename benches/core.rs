@@ -6,15 +6,16 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authgate::canonical::Readings;
 use authgate::claims::{ClaimPath, Claims};
 use authgate::clock::UnixTime;
 use authgate::headers::{
-    ManagedNames, Outbound, Pseudonym, check_head, request_headers, rewrite_response,
+    ManagedNames, MaxForwards, Outbound, Peer, Pseudonym, check_head, request_headers,
+    rewrite_response,
 };
 use authgate::jose::{Algorithm, KeySet};
 use authgate::policy::{
-    Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Readings, Requirement, Route,
-    Scalar,
+    Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Requirement, Route, Scalar,
 };
 use authgate::token::{
     IssuerKeys, Keyring, SubjectKind, TokenCache, TypPolicy, VerifiedToken, Verifier,
@@ -256,9 +257,9 @@ fn readings(criterion: &mut Criterion) {
         ("odd", "/public/..;x=y/%2e%2e/admin", true),
         ("too many", &many, false),
     ] {
-        assert_eq!(Readings::of(path, false).is_ok(), is_ok, "{name}");
+        assert_eq!(Readings::of(path).is_ok(), is_ok, "{name}");
         criterion.bench_function(&format!("readings: {name}"), |bencher| {
-            bencher.iter(|| Readings::of(black_box(path), false).is_ok());
+            bencher.iter(|| Readings::of(black_box(path)).is_ok());
         });
     }
 }
@@ -294,11 +295,15 @@ fn heads(criterion: &mut Criterion) {
             forward_authorization: false,
             host: &host,
             scheme: "https",
-            upstream_is_http2: false,
+            te_trailers: false,
+            max_forwards: MaxForwards::Unlimited,
+            reads_answer: false,
             version: head.version,
             pseudonym: &pseudonym,
-            peer: Some(&peer),
-            peer_is_trusted: false,
+            peer: Peer {
+                address: Some(&peer),
+                is_trusted: false,
+            },
             request_id: &id,
             traceparent: &HeaderValue::from_static("a-trace"),
         };
@@ -317,7 +322,7 @@ fn heads(criterion: &mut Criterion) {
         bencher.iter_batched(
             || answer.clone(),
             |mut headers| {
-                rewrite_response(&mut headers, &id);
+                rewrite_response(&mut headers, &id).expect("few options");
                 headers
             },
             BatchSize::SmallInput,

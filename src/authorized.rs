@@ -1,63 +1,71 @@
 //! The only kind of request that the upstream accepts.
 
-use http::header::HeaderValue;
-use http::{Request, Uri, Version, request};
+use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
+use http::{Request, Version};
 
 use crate::headers::{self, ManagedNames, Outbound};
+use crate::mcp::BoundSession;
 use crate::policy::Permit;
+use crate::token::TokenSources;
 
-/// A request that a [`Permit`] was given for, with headers made anew: no client's copy of a managed
-/// header is in it, and the identity is the one that was judged.
+/// A request that a [`Permit`] was given for: the request that was decided on, less the credentials that
+/// end here, with what this program sets. No client's copy of a managed header is in it, and the identity
+/// is the one that was judged.
 #[derive(Debug)]
 pub struct AuthorizedRequest<B> {
     request: Request<B>,
 }
 
+/// What is set and taken out when a permitted request is forwarded.
+#[derive(Debug, Clone, Copy)]
+pub struct Forwarding<'r> {
+    /// The names that only this program may set.
+    pub managed: &'r ManagedNames,
+    /// Where the request may have held a token.
+    pub token_sources: &'r TokenSources,
+    /// The session of an MCP server, where sessions are bound to their caller.
+    pub session: Option<&'r BoundSession>,
+    /// What the upstream is told beside.
+    pub outbound: Outbound<'r>,
+}
+
 impl<B> AuthorizedRequest<B> {
-    /// The request that a permit was given for, as the upstream gets it. `outbound.identity` is set from
-    /// the permit, whatever it was.
+    /// The request that a permit was given for, as the upstream gets it. `forwarding.outbound.identity` is
+    /// set from the permit, whatever it was.
     #[must_use]
-    pub fn new(
-        permit: &Permit,
-        head: &request::Parts,
-        body: B,
-        managed: &ManagedNames,
-        outbound: &Outbound<'_>,
-    ) -> Self {
+    pub fn new(permit: &Permit<'_>, body: B, forwarding: &Forwarding<'_>) -> Self {
+        let permitted = permit.request();
         let outbound = Outbound {
             identity: permit.identity().map(AsRef::as_ref),
-            ..*outbound
+            ..forwarding.outbound
         };
         let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        // Origin form, byte for byte as the client sent it; where there was no path it is the root that
-        // was decided on, and the root is what an empty target must be sent as (RFC 9112 §3.2.1).
-        *request.uri_mut() = head
-            .uri
-            .path_and_query()
-            .cloned()
-            .map(Uri::from)
-            .filter(|target| !target.path().is_empty())
-            .unwrap_or_default();
+        *request.method_mut() = permitted.method().clone();
+        *request.uri_mut() = forwarding
+            .token_sources
+            .target_without_token(permitted.target())
+            .unwrap_or_else(|| permitted.target().clone());
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = headers::request_headers(&head.headers, managed, &outbound);
+        let headers = request.headers_mut();
+        *headers = headers::request_headers(permitted.headers(), forwarding.managed, &outbound);
+        if let Some(session) = forwarding.session {
+            session.apply(headers);
+        }
+        if permitted.is_websocket() {
+            forwarding.token_sources.remove_offers(headers);
+            ask_for_websocket(headers);
+        }
         Self { request }
-    }
-
-    /// Asks for the upgrade that the client asked for; the connection fields are made anew.
-    #[must_use]
-    pub fn upgrading_to_websocket(mut self) -> Self {
-        let headers = self.request.headers_mut();
-        headers.insert(
-            http::header::CONNECTION,
-            HeaderValue::from_static("upgrade"),
-        );
-        headers.insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
-        self
     }
 
     /// The request, for sending it.
     pub(crate) fn into_request(self) -> Request<B> {
         self.request
     }
+}
+
+/// Asks for the upgrade that the client asked for (RFC 6455 §4.1).
+fn ask_for_websocket(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`listener`] | a client's connection: accepted, bounded, served, drained |
 //! | [`proxy`] | the straight path of one request, and the one exit for refusals |
+//! | [`canonical`] | the head becomes the one form of the request that is decided on and forwarded |
 //! | [`resource`] | protected resources: what is published of each, and from where requests may come |
 //! | [`cors`] | which pages on other origins may ask and read |
 //! | [`headers`] | is the head sound? and later: what does the upstream, and the client, get of it? |
@@ -31,8 +32,11 @@
 //!
 //! # Invariants
 //!
-//! - **The core is pure.** `jose`, `token`, `mcp`, `policy`, `claims`, `identity`, `headers`, `cors`, `resource`, `authorized`
-//!   and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//! - **The core is pure.** `canonical`, `jose`, `token`, `mcp`, `policy`, `claims`, `identity`, `headers`, `cors`, `resource`,
+//!   `authorized` and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//! - **What is decided on is what is forwarded.** A [`canonical::CanonicalRequest`] has no field of the client's
+//!   connection and cannot be changed. Every decision reads it, a [`policy::Permit`] borrows the one that was
+//!   judged, and the upstream's request is made of that one.
 //! - **Nothing unauthorised can be forwarded.** [`upstream::Upstream::send`] takes nothing but an
 //!   [`authorized::AuthorizedRequest`], which takes a [`policy::Permit`], which only [`policy`] makes, for
 //!   a caller that only [`token`] can prove and whose token is for the resource that is asked for. The upstream's
@@ -77,6 +81,7 @@
 pub mod admin;
 pub mod app;
 pub mod authorized;
+pub mod canonical;
 pub mod certificate;
 pub mod check;
 pub mod claims;

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, ORIGIN};
 use serde_json::{Map, Value, json};
 
+use crate::canonical::Readings;
 use crate::headers::{AllowedHost, Host};
-use crate::policy::{Area, Areas, PathError, Policy};
+use crate::policy::{Area, Areas, Policy};
 
 /// Where the metadata of a resource at the root is; those of others are below it.
 pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
@@ -139,10 +140,11 @@ impl Resources {
     /// What a path is to the metadata. Documents are there under one spelling only; with any resource, no
     /// reading of another one is left for the upstream to answer.
     #[must_use]
-    pub fn well_known(&self, path: &str) -> WellKnown<'_> {
-        if self.is_empty() || !self.well_known.holds_a_reading_of(path) {
+    pub fn well_known(&self, readings: &Readings<'_>) -> WellKnown<'_> {
+        if self.is_empty() || !self.well_known.holds_a_reading_of(readings) {
             return WellKnown::Elsewhere;
         }
+        let path = readings.literal();
         let has = |resource: &&Resource| resource.metadata_paths.iter().any(|own| own == path);
         let found = self.list.iter().find(has);
         found.map_or(WellKnown::Unknown, WellKnown::Metadata)
@@ -160,23 +162,23 @@ impl Resources {
     ///
     /// # Errors
     ///
-    /// [`PathError`] for a path that cannot be decided on; within, what is not as it should be.
+    /// [`Misdirected`] says what is not as it should be.
     pub fn check_source(
         &self,
-        path: &str,
+        readings: &Readings<'_>,
         host: Option<&Host>,
         origin: Option<&HeaderMap>,
-    ) -> Result<Result<(), Misdirected>, PathError> {
-        let places = self.areas.under_every_reading(path)?;
+    ) -> Result<(), Misdirected> {
+        let places = self.areas.under_every_reading(readings);
         for resource in places.iter().filter_map(|place| self.list.get(*place)) {
             if host.is_some_and(|host| !resource.is_for_host(host)) {
-                return Ok(Err(Misdirected::Host));
+                return Err(Misdirected::Host);
             }
             if origin.is_some_and(|headers| !resource.is_for_origin(headers)) {
-                return Ok(Err(Misdirected::Origin));
+                return Err(Misdirected::Origin);
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 }
 

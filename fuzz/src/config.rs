@@ -161,7 +161,7 @@ fn check_routes(config: &Config) {
             Methods::Only(methods) => methods.first().expect("one at least").as_str(),
         };
         let matched = config.policy.matched(method, path).expect("a sound path");
-        let anonymous = matched.authorize(authgate::policy::Caller::Anonymous);
+        let anonymous = matched.judge(None);
         if route.access != Access::Public && !some_shadow {
             assert!(anonymous.is_err(), "{path} is open");
         }

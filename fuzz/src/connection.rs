@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use authgate::canonical::Readings;
 use authgate::config::{Config, Overrides, load_text};
 use authgate::keys::{Fetcher, KeyStore};
 use authgate::listener::{Client, ConnectionSettings, Phase, Slots, serve_stream};
 use authgate::metrics::Metrics;
-use authgate::policy::Readings;
 use authgate::proxy::{Proxy, Settings, Shared};
 use authgate::rotation::RotationSettings;
 use authgate::tls::Roots;
@@ -792,7 +792,7 @@ fn check_permitted(request: &Arrived, flags: u8) {
     }
 
     let path = head.target.split('?').next().unwrap_or_default();
-    let readings = Readings::of(path, false).expect("it was decided on");
+    let readings = Readings::of(path).expect("it was decided on");
     let is_preflight = head.method == "OPTIONS"
         && caller.is_none()
         && !request.all("origin").is_empty()
@@ -802,6 +802,7 @@ fn check_permitted(request: &Arrived, flags: u8) {
             [(false, false), (false, true), (true, false), (true, true)]
         {
             let router = Router {
+                takes_format_suffix: true,
                 ignores_case,
                 ignores_trailing_slash,
             };

@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use http::header::{ACCEPT, HOST, HeaderValue};
-use http::{Request, Uri, request};
+use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
-use crate::authorized::AuthorizedRequest;
-use crate::config::{Config, UpstreamAddress, UpstreamProtocol};
-use crate::headers::{self, AllowedHost, Outbound, Pseudonym};
+use crate::authorized::{AuthorizedRequest, Forwarding};
+use crate::canonical::CanonicalRequest;
+use crate::config::{Config, UpstreamAddress};
+use crate::headers::{AllowedHost, MaxForwards, Outbound, Peer, Pseudonym};
 use crate::policy::{Caller, Permit};
 use crate::upstream::{Connector, RequestBody, Unheard, Upstream};
 
@@ -39,48 +40,56 @@ pub(super) enum Card {
 
 /// Asks for the card as a client without a token does, under the same rules.
 pub(super) async fn read(config: &Config, connector: Connector) -> Card {
-    let Some((permit, head)) = permitted(config) else {
+    let Some(request) = request() else {
         return Card::NotPublic;
     };
-    match tokio::time::timeout(PATIENCE, fetch(config, connector, permit, head)).await {
+    let matched = config.policy.matched_request(&request, &[]);
+    let Ok(permit) = matched.authorize(Caller::Anonymous) else {
+        return Card::NotPublic;
+    };
+    match tokio::time::timeout(PATIENCE, fetch(config, connector, &permit)).await {
         Ok(Ok(card)) => Card::There(judge(&card, &Surroundings::of(config))),
         Ok(Err(why)) => Card::Missing(why),
         Err(_) => Card::Missing(format!("nothing within {PATIENCE:?}")),
     }
 }
 
-/// The card's request, if anybody may send it.
-fn permitted(config: &Config) -> Option<(Permit, request::Parts)> {
-    let matched = config.policy.matched("GET", PATH).ok()?;
-    let permit = matched.authorize(Caller::Anonymous).ok()?;
+/// The request for a card.
+fn request() -> Option<CanonicalRequest> {
     let request = Request::get(PATH)
         .header(HOST, "localhost")
         .header(ACCEPT, "application/json")
         .body(());
-    Some((permit, request.ok()?.into_parts().0))
+    let (head, ()) = request.ok()?.into_parts();
+    CanonicalRequest::new(head, false).ok()
 }
 
 async fn fetch(
     config: &Config,
     connector: Connector,
-    permit: Permit,
-    head: request::Parts,
+    permit: &Permit<'_>,
 ) -> Result<Value, String> {
-    let host = headers::check_head(&head).map_err(|error| error.to_string())?;
-    let outbound = Outbound {
-        identity: None,
-        forward_authorization: false,
-        host: &host,
-        version: head.version,
-        scheme: "http",
-        upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
-        pseudonym: &Pseudonym::new(0),
-        peer: None,
-        peer_is_trusted: false,
-        request_id: &HeaderValue::from_static("check"),
-        traceparent: &HeaderValue::from_static(TRACE),
+    let request = permit.request();
+    let forwarding = Forwarding {
+        managed: &config.managed,
+        token_sources: &config.token_sources,
+        session: None,
+        outbound: Outbound {
+            identity: None,
+            forward_authorization: false,
+            host: request.host(),
+            version: request.version(),
+            scheme: "http",
+            te_trailers: false,
+            max_forwards: MaxForwards::Unlimited,
+            reads_answer: false,
+            pseudonym: &Pseudonym::new(0),
+            peer: Peer::default(),
+            request_id: &HeaderValue::from_static("check"),
+            traceparent: &HeaderValue::from_static(TRACE),
+        },
     };
-    let authorize = |body| AuthorizedRequest::new(&permit, &head, body, &config.managed, &outbound);
+    let authorize = |body| AuthorizedRequest::new(permit, body, &forwarding);
     let answer = Upstream::new(connector, PATIENCE)
         .send(RequestBody::empty(), authorize, None, None::<Unheard>)
         .await

@@ -38,7 +38,7 @@ pub(super) fn read(
 /// Warns of routes at paths where metadata is answered before any route is looked at.
 pub(super) fn warn_of_hidden_routes(routes: &[Route], problems: &mut Problems) {
     for (place, route) in routes.iter().enumerate() {
-        if Area::new(WELL_KNOWN, Vec::new()).holds_a_reading_of(route.pattern.source()) {
+        if Area::new(WELL_KNOWN, Vec::new()).holds_path(route.pattern.source()) {
             problems.warning(
                 format!("route[{place}].path"),
                 format!("{:?} is never asked: with a [[resource]], authgate answers whatever is below {WELL_KNOWN} itself; remove the route", route.pattern.source()),
@@ -190,7 +190,7 @@ fn parse_url(path: &str, text: &str, problems: &mut Problems) -> Option<Resource
     if let Some(why) = wrong_path(below) {
         return refuse(problems, &why);
     }
-    if Area::new(WELL_KNOWN, Vec::new()).holds_a_reading_of(below) {
+    if Area::new(WELL_KNOWN, Vec::new()).holds_path(below) {
         return refuse(problems, "lies where the metadata of resources is");
     }
     Some(ResourceUrl {

@@ -10,11 +10,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::ink::Ink;
+use crate::canonical::PathError;
 use crate::claims::{ClaimPath, Claims};
 use crate::config::Config;
 use crate::headers::HeadError;
 use crate::jose::{self, Algorithm, JwsError};
-use crate::policy::{AppliedRule, Condition, Denial, Matched, PathError};
+use crate::policy::{AppliedRule, Condition, Denial, Matched};
 use crate::proxy::Refusal;
 use crate::token::{
     AuthorizationError, BearerToken, ClaimCheck, Rejection, SignedToken, SubjectKind, TypPolicy,
@@ -216,6 +217,7 @@ impl Line<'_> {
             Refusal::Path(PathError::TooManyReadings) => "The path can be read in too many ways: encode it once only, and leave out \"..\", \"//\" and \";\".".to_owned(),
             Refusal::Path(error) => format!("The path is malformed ({error}): encode it properly."),
             Refusal::Head(HeadError::Method) => "CONNECT and TRACE are not served.".to_owned(),
+            Refusal::Head(HeadError::MethodCase { upper }) => format!("Methods are case-sensitive: send {}.", self.ink.text(upper)),
             Refusal::Message(_) => "The MCP method, or the tool, decides here: ask with --mcp-method or --mcp-tool. A client that says neither is refused.".to_owned(),
             Refusal::UriTooLong => "The path is longer than limits.uri_bytes: send less, or raise it.".to_owned(),
             other => format!("The request is refused before any token is looked at: {}.", self.ink.text(&other.to_string())),

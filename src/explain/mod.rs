@@ -19,11 +19,12 @@ use http::{Method, Request, Uri, request};
 pub use paste::credential;
 pub use steps::{Outcome, Step};
 
-use crate::authorized::AuthorizedRequest;
+use crate::authorized::{AuthorizedRequest, Forwarding};
+use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
-use crate::config::{Config, UpstreamProtocol};
+use crate::config::Config;
 use crate::cors::Origin;
-use crate::headers::{Host, Outbound, Pseudonym};
+use crate::headers::{Outbound, Peer, Pseudonym};
 use crate::identity::Credential;
 use crate::listener::Unreadable;
 use crate::mcp::{Call, Message};
@@ -148,7 +149,7 @@ impl Question {
             message: None,
         };
         if let Ok(head) = question.head()
-            && config.token_sources.find(&head, false) != Ok(None)
+            && config.token_sources.find(&head.uri, &head.headers, false) != Ok(None)
         {
             return Err(QuestionError::TokenInPath);
         }
@@ -268,14 +269,11 @@ pub fn explain(config: &Config, keyring: &Keyring, question: &Question, now: Uni
             };
             report.code = Some(refusal.code());
             let id = HeaderValue::from_static(FRESH);
-            let method = question.method.as_str();
-            let head = question.head().ok();
-            // Not the target, which may be a whole URL.
-            let path = head.as_ref().map_or("", |head| head.uri.path());
+            let request = canonical(config, question).ok();
             let messages: Vec<Message> = question.message.iter().cloned().collect();
-            let realm = Realm::of(config, method, path, &messages, &refusal);
-            let credentials = head.as_ref().map_or(Credentials::Nothing, |head| {
-                Credentials::under(config, &head.headers)
+            let realm = Realm::of(config, request.as_ref(), &messages, &refusal);
+            let credentials = request.as_ref().map_or(Credentials::Nothing, |request| {
+                Credentials::under(config, request.headers())
             });
             let schemes = Schemes::new(config, credentials);
             let reader = proxy::Reader::Http;
@@ -301,38 +299,48 @@ fn decide<'c>(
     steps: &mut Steps<'_>,
     facts: &mut Facts<'c>,
 ) -> Result<Passed, Refusal> {
-    let checked = check_head(config, question);
-    steps.head(question.host.as_bytes(), checked.as_ref().err());
-    let (head, host) = checked?;
+    let checked = canonical(config, question);
+    // What is wrong with the path alone is told of the path.
+    let unsound = checked.as_ref().err();
+    steps.head(
+        question.host.as_bytes(),
+        unsound.filter(|refusal| !matches!(refusal, Refusal::Path(_))),
+    );
+    if let Some(Refusal::Path(error)) = unsound {
+        steps.path(*error);
+    }
+    let request = checked?;
     let id = HeaderValue::from_static(FRESH);
-    let metadata = proxy::metadata(config, &head, &id);
+    let metadata = proxy::metadata(config, &request, &id);
     steps.metadata(&metadata);
     if let Some(answer) = metadata? {
         return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
-    if proxy::is_about_server(&head) {
+    if request.is_about_server() {
         steps.about_server();
         let answer = proxy::options_answer(&Origin::None, &id);
         return Ok(Passed::AnsweredHere(answer.status().as_u16()));
     }
-    let method = head.method.as_str();
-    let path = head.uri.path();
+    let method = request.method().as_str();
     let messages: Vec<Message> = question.message.iter().cloned().collect();
+    let policy = &config.policy;
     steps.rulings(
-        &config.policy,
+        policy,
         method,
-        path,
+        &request.readings(),
         &messages,
         config.deny_unmatched,
     );
-    let matched = config.policy.matched_with(method, path, &messages);
-    let matched = matched.map_err(Refusal::Path)?;
-    facts.matched(&matched);
-    let source = proxy::check_source(config, &head, &host, &Origin::None);
+    let matched_request = policy.matched_request(&request, &messages);
+    let matched = matched_request.rules();
+    facts.matched(matched);
+    let source = proxy::check_source(config, &request, &Origin::None);
     steps.source(&source);
     source?;
 
-    let found = config.token_sources.find(&head, false);
+    let found = config
+        .token_sources
+        .find(request.target(), request.headers(), false);
     let needed = !matched.is_public();
     steps.credential(needed, question.credential.as_deref(), &found);
     facts.credential(question.credential.as_deref());
@@ -344,13 +352,13 @@ fn decide<'c>(
             match worth.map_err(Refusal::Token)? {
                 Worth::Identity(identity) => Caller::Verified(Arc::clone(identity)),
                 Worth::Proof(_, dpop) => {
-                    steps.proof(dpop, method, path);
+                    steps.proof(dpop, method, request.path());
                     facts.needs_proof();
                     let token = credential.token();
-                    if steps.audience(&matched, token.claims()) {
-                        steps.rules(&matched, token.claims());
+                    if steps.audience(matched, token.claims()) {
+                        steps.rules(matched, token.claims());
                     }
-                    let shadowed = refuse(config, &head, matched.judge(token.claims()))?;
+                    let shadowed = refuse(config, &request, matched.judge(Some(token.claims())))?;
                     steps.permitted(&shadowed, Some(token.subject()));
                     return Ok(Passed::WithProof);
                 }
@@ -359,31 +367,31 @@ fn decide<'c>(
     };
     if let Caller::Verified(identity) = &caller {
         let claims = identity.token().claims();
-        if steps.audience(&matched, claims) {
-            steps.rules(&matched, claims);
+        if steps.audience(matched, claims) {
+            steps.rules(matched, claims);
         }
     }
-    let permit = refuse(config, &head, matched.authorize(caller))?;
+    let permit = refuse(config, &request, matched_request.authorize(caller))?;
     let subject = permit.identity().map(|identity| identity.token().subject());
     steps.permitted(permit.shadowed(), subject);
-    Ok(Passed::Forwarded(outbound(config, &permit, head, &host)))
+    Ok(Passed::Forwarded(outbound(config, &permit)))
 }
 
 /// What the rules say, in the proxy's words.
 fn refuse<T>(
     config: &Config,
-    head: &request::Parts,
+    request: &CanonicalRequest,
     verdict: Result<T, Denial>,
 ) -> Result<T, Refusal> {
     if matches!(verdict, Err(Denial::MessageUnread { .. })) {
         // Nothing says what it is, so it is refused as one that says nothing.
-        proxy::message_of_head(config, head).map_err(Refusal::Message)?;
+        proxy::message_of_head(config, request).map_err(Refusal::Message)?;
     }
     verdict.map_err(Refusal::Denied)
 }
 
-/// What the connection and [`proxy::check_head`] look at.
-fn check_head(config: &Config, question: &Question) -> Result<(request::Parts, Host), Refusal> {
+/// The one form of the request, where the connection and the proxy would let it have one.
+fn canonical(config: &Config, question: &Question) -> Result<CanonicalRequest, Refusal> {
     let (line, head) = question.lengths();
     for (length, why) in [
         (line, Unreadable::TargetTooLong),
@@ -395,8 +403,9 @@ fn check_head(config: &Config, question: &Question) -> Result<(request::Parts, H
     }
     let head = question.head()?;
     let has_fragment = question.target.contains('#');
-    let host = proxy::check_head(config, &head, has_fragment, None)?;
-    Ok((head, host))
+    let request = proxy::canonical(config, head, has_fragment, None, false)?;
+    proxy::check_served(config, &request, None)?;
+    Ok(request)
 }
 
 /// As the proxy verifies a token that it does not remember.
@@ -433,26 +442,35 @@ fn verify(
 }
 
 /// The headers of the request that the upstream would get.
-fn outbound(config: &Config, permit: &Permit, mut head: request::Parts, host: &Host) -> HeaderMap {
-    config.token_sources.remove(&mut head, false);
-    let outbound = Outbound {
-        identity: None,
-        forward_authorization: config.identity.forward_authorization,
-        host,
-        version: head.version,
-        scheme: if config.tls.is_some() {
-            "https"
-        } else {
-            "http"
+fn outbound(config: &Config, permit: &Permit<'_>) -> HeaderMap {
+    let request = permit.request();
+    let forwarding = Forwarding {
+        managed: &config.managed,
+        token_sources: &config.token_sources,
+        session: None,
+        outbound: Outbound {
+            identity: None,
+            forward_authorization: config.identity.forward_authorization,
+            host: request.host(),
+            version: request.version(),
+            scheme: if config.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            },
+            te_trailers: false,
+            max_forwards: request.max_forwards(),
+            reads_answer: false,
+            pseudonym: &Pseudonym::new(0),
+            peer: Peer {
+                address: Some(&HeaderValue::from_static("127.0.0.1")),
+                is_trusted: false,
+            },
+            request_id: &HeaderValue::from_static(FRESH),
+            traceparent: &HeaderValue::from_static(FRESH),
         },
-        upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
-        pseudonym: &Pseudonym::new(0),
-        peer: Some(&HeaderValue::from_static("127.0.0.1")),
-        peer_is_trusted: false,
-        request_id: &HeaderValue::from_static(FRESH),
-        traceparent: &HeaderValue::from_static(FRESH),
     };
-    AuthorizedRequest::new(permit, &head, (), &config.managed, &outbound)
+    AuthorizedRequest::new(permit, (), &forwarding)
         .into_request()
         .headers()
         .clone()

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::ink::Ink;
+use crate::canonical::{PathError, Readings};
 use crate::claims::Claims;
 use crate::clock::UnixTime;
 use crate::config::Dpop;
@@ -212,27 +213,26 @@ impl<'i> Steps<'i> {
         );
     }
 
+    /// The path cannot be decided on.
+    pub(super) fn path(&mut self, error: PathError) {
+        self.add(
+            "path.readings",
+            Outcome::Failed,
+            "one that can be decided on in every reading",
+            error.to_string(),
+        );
+    }
+
     /// The readings of the path, and what each leads to.
     pub(super) fn rulings(
         &mut self,
         policy: &Policy,
         method: &str,
-        path: &str,
+        readings: &Readings<'_>,
         messages: &[Message],
         deny_unmatched: bool,
     ) {
-        let rulings = match policy.rulings(method, path, messages) {
-            Ok(rulings) => rulings,
-            Err(error) => {
-                self.add(
-                    "path.readings",
-                    Outcome::Failed,
-                    "one that can be decided on in every reading",
-                    error.to_string(),
-                );
-                return;
-            }
-        };
+        let rulings = policy.rulings(method, readings, messages);
         let mut readings: Vec<&str> = rulings.iter().map(|one| one.reading.as_str()).collect();
         readings.dedup();
         let shown: Vec<String> = readings

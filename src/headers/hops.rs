@@ -1,7 +1,7 @@
 //! How far a request has come, and how far it may still go: `Via` and `Max-Forwards`.
 
 use http::header::{HeaderMap, HeaderValue, MAX_FORWARDS, VIA};
-use http::{Method, Version, request};
+use http::{Method, Version};
 
 use super::only_value;
 
@@ -63,36 +63,43 @@ impl Pseudonym {
     }
 }
 
-/// Takes one from the `Max-Forwards` of an OPTIONS request (RFC 9110 §7.6.2); false when none is left
-/// to take, so that the request ends here. A number beyond 32 bits counts as the largest of 32 bits;
-/// what is not one number is not looked at. For other methods the field means nothing.
-#[must_use]
-pub fn spend_forward(head: &mut request::Parts) -> bool {
-    if head.method != Method::OPTIONS {
-        return true;
+/// How far an OPTIONS request may go (RFC 9110 §7.6.2). For other methods the field means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxForwards {
+    /// The request says nothing of it, or not one number.
+    Unlimited,
+    /// It ends here.
+    Spent,
+    /// The next recipient gets this number. One beyond 32 bits counts as the largest of 32 bits.
+    Left(u32),
+}
+
+impl MaxForwards {
+    /// Reads `Max-Forwards`.
+    #[must_use]
+    pub fn of(method: &Method, headers: &HeaderMap) -> Self {
+        if *method != Method::OPTIONS {
+            return Self::Unlimited;
+        }
+        let Some(value) = only_value(headers, &MAX_FORWARDS) else {
+            return Self::Unlimited;
+        };
+        let digits = value.as_bytes();
+        if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+            return Self::Unlimited;
+        }
+        let number = value
+            .to_str()
+            .ok()
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or(u32::MAX);
+        number.checked_sub(1).map_or(Self::Spent, Self::Left)
     }
-    let Some(value) = only_value(&head.headers, &MAX_FORWARDS) else {
-        return true;
-    };
-    let digits = value.as_bytes();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return true;
-    }
-    let left = value
-        .to_str()
-        .ok()
-        .and_then(|digits| digits.parse().ok())
-        .unwrap_or(u32::MAX);
-    let Some(left) = left.checked_sub(1) else {
-        return false;
-    };
-    head.headers.insert(MAX_FORWARDS, HeaderValue::from(left));
-    true
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Pseudonym, spend_forward};
+    use super::{MaxForwards, Pseudonym};
     use http::header::{HeaderMap, HeaderValue};
     use http::{Request, Version};
 
@@ -133,37 +140,31 @@ mod tests {
 
     #[test]
     fn max_forwards() {
-        for (method, values, forwarded, left) in [
-            ("OPTIONS", &["0"][..], false, &["0"][..]),
-            ("OPTIONS", &["00"], false, &["00"]),
-            ("OPTIONS", &["1"], true, &["0"]),
-            ("OPTIONS", &["010"], true, &["9"]),
-            ("OPTIONS", &["4294967295"], true, &["4294967294"]),
-            (
-                "OPTIONS",
-                &["99999999999999999999999"],
-                true,
-                &["4294967294"],
-            ),
-            ("OPTIONS", &["-1"], true, &["-1"]),
-            ("OPTIONS", &["+1"], true, &["+1"]),
-            ("OPTIONS", &["1.0"], true, &["1.0"]),
-            ("OPTIONS", &["0x1"], true, &["0x1"]),
-            ("OPTIONS", &["0, 0"], true, &["0, 0"]),
-            ("OPTIONS", &[""], true, &[""]),
-            ("OPTIONS", &["0", "0"], true, &["0", "0"]),
-            ("OPTIONS", &[], true, &[]),
-            ("GET", &["0"], true, &["0"]),
-            ("options", &["0"], true, &["0"]),
+        use MaxForwards::{Left, Spent, Unlimited};
+        for (method, values, expected) in [
+            ("OPTIONS", &["0"][..], Spent),
+            ("OPTIONS", &["00"], Spent),
+            ("OPTIONS", &["1"], Left(0)),
+            ("OPTIONS", &["010"], Left(9)),
+            ("OPTIONS", &["4294967295"], Left(4_294_967_294)),
+            ("OPTIONS", &["99999999999999999999999"], Left(4_294_967_294)),
+            ("OPTIONS", &["-1"], Unlimited),
+            ("OPTIONS", &["+1"], Unlimited),
+            ("OPTIONS", &["1.0"], Unlimited),
+            ("OPTIONS", &["0x1"], Unlimited),
+            ("OPTIONS", &["0, 0"], Unlimited),
+            ("OPTIONS", &[""], Unlimited),
+            ("OPTIONS", &["0", "0"], Unlimited),
+            ("OPTIONS", &[], Unlimited),
+            ("GET", &["0"], Unlimited),
         ] {
             let mut request = Request::builder().method(method);
             for value in values {
                 request = request.header("max-forwards", *value);
             }
-            let mut head = request.body(()).expect("a request").into_parts().0;
-            assert_eq!(spend_forward(&mut head), forwarded, "{method} {values:?}");
-            let found: Vec<_> = head.headers.get_all("max-forwards").iter().collect();
-            assert_eq!(found, left, "{method} {values:?}");
+            let head = request.body(()).expect("a request").into_parts().0;
+            let found = MaxForwards::of(&head.method, &head.headers);
+            assert_eq!(found, expected, "{method} {values:?}");
         }
     }
 }

@@ -3,17 +3,18 @@
 use std::fmt;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, HOST, HeaderMap,
+    HeaderName, HeaderValue, MAX_FORWARDS, RANGE, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{Method, Version, request};
 
+use super::connection::NominationError;
 use super::forwarded::Before;
-use super::hops::Pseudonym;
+use super::hops::{MaxForwards, Pseudonym};
 use super::host::{Host, HostError, effective_host};
 use super::managed::ManagedNames;
 use super::trace::{is_traceparent, is_tracestate};
-use super::{HopByHop, joined, list_holds, only_value};
+use super::{joined, list_holds, only_value};
 use crate::identity::Identity;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -24,12 +25,20 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ADDED: usize = 10;
 
 /// Why a head is refused before anything is decided. All of these are the client's mistake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeadError {
     /// Without exactly one well-formed host.
     Host(HostError),
-    /// `CONNECT` and `TRACE` are not for this gateway (RFC 9110 §9.3.6, §9.3.8).
+    /// `CONNECT` and `TRACE`, in any case, are not for this gateway (RFC 9110 §9.3.6, §9.3.8).
     Method,
+    /// A method with a lower-case letter. Methods are case-sensitive (RFC 9110 §9.1), and some backends
+    /// read them in upper case all the same. No registered method has one.
+    MethodCase {
+        /// What the client most likely means.
+        upper: String,
+    },
+    /// `Connection` nominates what no request may nominate, or too much.
+    Nomination(NominationError),
     /// A content length that is not one number (RFC 9110 §8.6).
     ContentLength,
     /// A field name that no field has (RFC 9110 §5.1), which HTTP/2 can carry and HTTP/1 cannot.
@@ -49,6 +58,10 @@ impl fmt::Display for HeadError {
         match self {
             Self::Host(error) => error.fmt(f),
             Self::Method => f.write_str("CONNECT and TRACE are not served"),
+            Self::MethodCase { upper } => {
+                write!(f, "methods are case-sensitive: send {upper}")
+            }
+            Self::Nomination(error) => error.fmt(f),
             Self::ContentLength => f.write_str("Content-Length is not one number"),
             Self::FieldName => f.write_str("a field name holds a quotation mark"),
             Self::Scheme => f.write_str("the scheme is neither http nor https"),
@@ -69,9 +82,7 @@ impl std::error::Error for HeadError {}
 ///
 /// [`HeadError`] names what is wrong.
 pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
-    if matches!(head.method, Method::CONNECT | Method::TRACE) {
-        return Err(HeadError::Method);
-    }
+    check_method(head.method.as_str())?;
     if head
         .uri
         .scheme_str()
@@ -113,6 +124,23 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
     effective_host(head).map_err(HeadError::Host)
 }
 
+/// Whether a method is served: as the method of a request, or as the one that a preflight asks about.
+///
+/// # Errors
+///
+/// [`HeadError::Method`] or [`HeadError::MethodCase`].
+pub fn check_method(method: &str) -> Result<(), HeadError> {
+    if method.eq_ignore_ascii_case("CONNECT") || method.eq_ignore_ascii_case("TRACE") {
+        return Err(HeadError::Method);
+    }
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(HeadError::MethodCase {
+            upper: method.to_ascii_uppercase(),
+        });
+    }
+    Ok(())
+}
+
 /// Whether anything but an empty body is to come.
 fn announces_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH);
@@ -147,6 +175,15 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         && matches!(kind.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
 }
 
+/// The other end of the client's connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Peer<'r> {
+    /// Its address, without brackets.
+    pub address: Option<&'r HeaderValue>,
+    /// Whether it is a trusted proxy, so that what it says of its client is extended.
+    pub is_trusted: bool,
+}
+
 /// What the upstream is to be told beside the client's own headers.
 #[derive(Debug, Clone, Copy)]
 pub struct Outbound<'r> {
@@ -162,34 +199,35 @@ pub struct Outbound<'r> {
     pub scheme: &'static str,
     /// The name of this instance in `Via`.
     pub pseudonym: &'r Pseudonym,
-    /// Whether the upstream is spoken to in HTTP/2, where trailers reach it and come from it.
-    pub upstream_is_http2: bool,
-    /// Who is connected: an address without brackets.
-    pub peer: Option<&'r HeaderValue>,
-    /// Whether that peer is a trusted proxy, so that what it says of its client is extended.
-    pub peer_is_trusted: bool,
+    /// Whether the upstream gets `TE: trailers`: the client takes them, and so does the upstream, which is
+    /// spoken to in HTTP/2.
+    pub te_trailers: bool,
+    /// What becomes of `Max-Forwards`.
+    pub max_forwards: MaxForwards,
+    /// Whether the answer is read here: it must come whole and in no coding.
+    pub reads_answer: bool,
+    /// Who is connected.
+    pub peer: Peer<'r>,
     /// The id of the request.
     pub request_id: &'r HeaderValue,
     /// A fresh trace, for a request that has none.
     pub traceparent: &'r HeaderValue,
 }
 
-/// The upstream's headers: of the client's those that may pass, then those that are set here, so that
-/// neither a `Connection` line nor a spelling can touch them.
+/// The upstream's headers, of a request's headers without the fields of its connection: those that may
+/// pass, then those that are set here, so that no spelling can touch them.
 #[must_use]
 pub fn request_headers(
     headers: &HeaderMap,
     managed: &ManagedNames,
     outbound: &Outbound<'_>,
 ) -> HeaderMap {
-    let hop_by_hop = HopByHop::of(headers);
     let passes = |name: &HeaderName| {
         name != HOST
             && name != EXPECT
             && name != TRACESTATE
             && (name != AUTHORIZATION || outbound.forward_authorization)
-            && !hop_by_hop.holds(name)
-            && !managed.covers(name, outbound.peer_is_trusted)
+            && !managed.covers(name, outbound.peer.is_trusted)
     };
     let mut sent = HeaderMap::with_capacity(headers.len().saturating_add(MAX_ADDED));
     for (name, value) in headers.iter().filter(|(name, _)| passes(name)) {
@@ -198,11 +236,33 @@ pub fn request_headers(
     join_cookies(&mut sent);
 
     sent.insert(HOST, outbound.host.value().clone());
-    if outbound.upstream_is_http2 && list_holds(headers, &TE, "trailers") {
+    if outbound.te_trailers {
         // The one value that HTTP/2 allows (RFC 9113 §8.2.2); gRPC servers insist on it.
         sent.insert(TE, HeaderValue::from_static("trailers"));
     }
+    if let MaxForwards::Left(left) = outbound.max_forwards {
+        sent.insert(MAX_FORWARDS, HeaderValue::from(left));
+    }
+    if outbound.reads_answer {
+        sent.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        sent.remove(RANGE);
+    }
     sent.insert(X_REQUEST_ID, outbound.request_id.clone());
+    put_trace(&mut sent, headers, outbound.traceparent);
+    sent.append(VIA, outbound.pseudonym.line(outbound.version).clone());
+    Before::of(headers, outbound.peer.is_trusted).extend(
+        &mut sent,
+        outbound.peer.address,
+        outbound.host,
+        outbound.scheme,
+    );
+    for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
+        sent.insert(name.clone(), value.clone());
+    }
+    sent
+}
+
+fn put_trace(sent: &mut HeaderMap, headers: &HeaderMap, fresh: &HeaderValue) {
     let traceparent =
         only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()));
     // A state without a trace means nothing.
@@ -213,19 +273,7 @@ pub fn request_headers(
     {
         sent.insert(TRACESTATE, state);
     }
-    let traceparent = traceparent.unwrap_or(outbound.traceparent);
-    sent.insert(TRACEPARENT, traceparent.clone());
-    sent.append(VIA, outbound.pseudonym.line(outbound.version).clone());
-    Before::of(headers, outbound.peer_is_trusted).extend(
-        &mut sent,
-        outbound.peer,
-        outbound.host,
-        outbound.scheme,
-    );
-    for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
-        sent.insert(name.clone(), value.clone());
-    }
-    sent
+    sent.insert(TRACEPARENT, traceparent.unwrap_or(fresh).clone());
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split the cookie field; HTTP/1 must not see it split.
@@ -246,8 +294,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::{
-        HeadError, Host, ManagedNames, Outbound, Pseudonym, check_head, is_grpc, request_headers,
+        HeadError, Host, ManagedNames, MaxForwards, Outbound, Peer, Pseudonym, check_head,
+        check_method, is_grpc, request_headers,
     };
+    use crate::headers::remove_connection_fields;
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use http::{Request, Version, request};
 
@@ -264,7 +314,8 @@ mod tests {
     }
 
     fn rewritten(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
-        let headers = head("GET", "/", headers).headers;
+        let mut headers = head("GET", "/", headers).headers;
+        remove_connection_fields(&mut headers).expect("fields that may be nominated");
         let host = host();
         let managed = ManagedNames::new(&[HeaderName::from_static("x-forwarded-user")]);
         request_headers(
@@ -277,9 +328,13 @@ mod tests {
                 version: Version::HTTP_11,
                 scheme: "http",
                 pseudonym: &Pseudonym::new(7),
-                upstream_is_http2: false,
-                peer: Some(&HeaderValue::from_static("10.0.0.9")),
-                peer_is_trusted: trusted,
+                te_trailers: false,
+                max_forwards: MaxForwards::Unlimited,
+                reads_answer: false,
+                peer: Peer {
+                    address: Some(&HeaderValue::from_static("10.0.0.9")),
+                    is_trusted: trusted,
+                },
                 request_id: &HeaderValue::from_static("id-1"),
                 traceparent: &HeaderValue::from_static("fresh"),
             },
@@ -465,6 +520,33 @@ mod tests {
                 Err(expected),
                 "{method} {uri} {headers:?}"
             );
+        }
+    }
+
+    #[test]
+    fn methods_are_served_in_upper_case_only() {
+        for method in [
+            "GET", "POST", "DELETE", "OPTIONS", "PATCH", "M-SEARCH", "X_1", "1", "CONNECTS",
+        ] {
+            assert_eq!(check_method(method), Ok(()), "{method}");
+        }
+        for (method, upper) in [
+            ("patch", "PATCH"),
+            ("delete", "DELETE"),
+            ("Delete", "DELETE"),
+            ("deletE", "DELETE"),
+            ("m-search", "M-SEARCH"),
+            ("get", "GET"),
+        ] {
+            let upper = upper.to_owned();
+            assert_eq!(
+                check_method(method),
+                Err(HeadError::MethodCase { upper }),
+                "{method}"
+            );
+        }
+        for method in ["TRACE", "trace", "Trace", "CONNECT", "connect", "cONNECT"] {
+            assert_eq!(check_method(method), Err(HeadError::Method), "{method}");
         }
     }
 

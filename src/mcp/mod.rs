@@ -17,7 +17,9 @@ pub use events::{Events, MAX_ANSWER_BYTES};
 pub use fields::{Revision, check_body_kind, mirrors, revision};
 pub(crate) use message::fold;
 pub use message::{Call, Message};
-pub use session::{KeyError, Principal, SessionKeys, UnknownSession, bind_answer, bind_request};
+pub use session::{
+    BoundSession, KeyError, Principal, SessionKeys, UnknownSession, bind_answer, bind_request,
+};
 pub use tools::filter_tools;
 
 /// How deeply arrays and objects may nest. Tools take documents as arguments and describe them by

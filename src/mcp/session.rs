@@ -153,16 +153,16 @@ fn sealed(principal: Option<Principal<'_>>, id: &str) -> Vec<u8> {
 /// [`UnknownSession`] for an id that this principal was never given.
 pub fn bind_request(
     keys: &SessionKeys,
-    headers: &mut HeaderMap,
+    headers: &HeaderMap,
     principal: Option<Principal<'_>>,
-) -> Result<(), UnknownSession> {
+) -> Result<BoundSession, UnknownSession> {
     let alike: Vec<HeaderName> = headers
         .keys()
         .filter(|name| ManagedNames::alike(name, &SESSION_ID))
         .cloned()
         .collect();
     if alike.is_empty() {
-        return Ok(());
+        return Ok(BoundSession::default());
     }
     let is_over = revision(headers) == Ok(Revision::Mirrored);
     let mut values = headers.get_all(SESSION_ID).iter();
@@ -177,13 +177,28 @@ pub fn bind_request(
         }
         _ => return Err(UnknownSession),
     };
-    for name in alike {
-        headers.remove(name);
+    Ok(BoundSession { alike, id })
+}
+
+/// What becomes of the session id of a request.
+#[derive(Debug, Clone, Default)]
+pub struct BoundSession {
+    /// The client's fields.
+    alike: Vec<HeaderName>,
+    /// The server's own id.
+    id: Option<HeaderValue>,
+}
+
+impl BoundSession {
+    /// Puts the server's own id in the place of the client's.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        for name in &self.alike {
+            headers.remove(name);
+        }
+        if let Some(id) = &self.id {
+            headers.insert(SESSION_ID, id.clone());
+        }
     }
-    if let Some(id) = id {
-        headers.insert(SESSION_ID, id);
-    }
-    Ok(())
 }
 
 /// Seals the session of an answer.
@@ -244,7 +259,10 @@ mod tests {
         lines: &[(&str, &str)],
     ) -> Result<HeaderMap, UnknownSession> {
         let mut request = headers(lines);
-        bind_request(keys, &mut request, who).map(|()| request)
+        bind_request(keys, &request, who).map(|session| {
+            session.apply(&mut request);
+            request
+        })
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Where protected resources lie among the paths, and whom a token must be for there.
 
-use super::path::{PathError, Readings};
 use super::table::fold_case;
+use crate::canonical::{PathError, Readings, without_format_suffix};
 
 /// The paths of one protected resource (RFC 9728): one path and all below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Area {
     /// Without a slash at the end, so the root is empty.
     path: String,
+    /// The path as a backend that ignores case sees it.
+    folded: String,
     audiences: Vec<String>,
 }
 
@@ -24,8 +26,10 @@ impl Area {
     /// The area at `path`, where tokens are for one of `audiences`.
     #[must_use]
     pub fn new(path: &str, audiences: Vec<String>) -> Self {
+        let path = path.trim_end_matches('/');
         Self {
-            path: path.trim_end_matches('/').to_owned(),
+            path: path.to_owned(),
+            folded: fold_case(path),
             audiences,
         }
     }
@@ -36,14 +40,18 @@ impl Area {
         self.path.eq_ignore_ascii_case(&other.path)
     }
 
+    /// Whether any reading of a path lies here, in this case or another.
+    #[must_use]
+    pub fn holds_a_reading_of(&self, readings: &Readings<'_>) -> bool {
+        readings
+            .iter()
+            .any(|reading| self.covers(reading) || self.covers_folded(&fold_case(reading)))
+    }
+
     /// Whether any reading of a path lies here. A path that cannot be read lies nowhere.
     #[must_use]
-    pub fn holds_a_reading_of(&self, path: &str) -> bool {
-        Readings::of(path, false).is_ok_and(|readings| {
-            readings
-                .iter()
-                .any(|reading| self.covers(reading) || self.folded().covers(&fold_case(reading)))
-        })
+    pub fn holds_path(&self, path: &str) -> bool {
+        Readings::of(path).is_ok_and(|readings| self.holds_a_reading_of(&readings))
     }
 
     /// The segments of its path.
@@ -52,16 +60,18 @@ impl Area {
     }
 
     fn covers(&self, reading: &str) -> bool {
-        let rest = reading.strip_prefix(self.path.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        is_at_or_below(&self.path, reading)
     }
 
-    fn folded(&self) -> Self {
-        Self {
-            path: fold_case(&self.path),
-            audiences: Vec::new(),
-        }
+    /// As [`Area::covers`], of a reading whose case is folded.
+    fn covers_folded(&self, reading: &str) -> bool {
+        is_at_or_below(&self.folded, reading)
     }
+}
+
+fn is_at_or_below(path: &str, reading: &str) -> bool {
+    let rest = reading.strip_prefix(path);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Areas {
@@ -91,21 +101,28 @@ impl Areas {
     }
 
     /// The places of the areas that a path belongs to under any reading.
+    #[must_use]
+    pub fn under_every_reading(&self, readings: &Readings<'_>) -> Vec<usize> {
+        let mut found = Vec::new();
+        if !self.is_empty() {
+            for reading in readings.iter() {
+                self.add(reading, &mut found);
+            }
+        }
+        found.into_iter().flatten().collect()
+    }
+
+    /// As [`Areas::under_every_reading`], of a path that is read here.
     ///
     /// # Errors
     ///
     /// [`PathError`] for a path that cannot be decided on.
-    pub fn under_every_reading(&self, path: &str) -> Result<Vec<usize>, PathError> {
-        let mut found = Vec::new();
-        if !self.is_empty() {
-            for reading in Readings::of(path, false)?.iter() {
-                self.add(reading, &mut found);
-            }
-        }
-        Ok(found.into_iter().flatten().collect())
+    pub fn of_path(&self, path: &str) -> Result<Vec<usize>, PathError> {
+        Readings::of(path).map(|readings| self.under_every_reading(&readings))
     }
 
-    /// Adds where one reading belongs, also for a backend that ignores case; `None` is outside.
+    /// Adds where one reading belongs, also for a backend that ignores case; `None` is outside. Without
+    /// its format suffix a reading counts where it is the very path of an area.
     pub(super) fn add(&self, reading: &str, found: &mut Vec<Option<usize>>) {
         let mut add = |place| {
             if !found.contains(&place) {
@@ -113,11 +130,25 @@ impl Areas {
             }
         };
         add(self.at(reading));
+        for stem in without_format_suffix(reading) {
+            if let Some(place) = self.place_of(|area| area.path == stem) {
+                add(Some(place));
+            }
+        }
         let folds = |byte: u8| byte.is_ascii_uppercase() || !byte.is_ascii();
         if self.has_upper_case || reading.bytes().any(folds) {
             let reading = fold_case(reading);
-            add(self.longest(|area| area.folded().covers(&reading)));
+            add(self.longest(|area| area.covers_folded(&reading)));
+            for stem in without_format_suffix(&reading) {
+                if let Some(place) = self.place_of(|area| area.folded == stem) {
+                    add(Some(place));
+                }
+            }
         }
+    }
+
+    fn place_of(&self, is_it: impl Fn(&Area) -> bool) -> Option<usize> {
+        self.list.iter().position(is_it)
     }
 
     /// Whom tokens are for at a place; `None` is outside of all areas.
@@ -130,8 +161,7 @@ impl Areas {
     /// The area at a place, and those within it.
     pub(super) fn with_inner(&self, place: usize) -> Option<(&Area, Vec<&Area>)> {
         let area = self.list.get(place)?;
-        let is_inner =
-            |other: &&Area| !other.is_same(area) && area.folded().covers(&fold_case(&other.path));
+        let is_inner = |other: &&Area| !other.is_same(area) && area.covers_folded(&other.folded);
         Some((area, self.list.iter().filter(is_inner).collect()))
     }
 
@@ -193,15 +223,29 @@ mod tests {
             ("/B/x", &[1]),
             ("/a%3f/../../b", &[0, 1]),
         ] {
-            let mut found = two.under_every_reading(path).expect(path);
+            let mut found = two.of_path(path).expect(path);
             found.sort_unstable();
             assert_eq!(found, places, "{path}");
         }
         let upper = areas(&["/Mcp"]);
         for path in ["/mcp", "/MCP/x", "/Mcp", "/m%43p"] {
-            assert_eq!(upper.under_every_reading(path), Ok(vec![0]), "{path}");
+            assert_eq!(upper.of_path(path), Ok(vec![0]), "{path}");
         }
-        assert!(two.under_every_reading("/a%zz").is_err());
+        assert!(two.of_path("/a%zz").is_err());
+        for (path, places) in [
+            ("/a.json", &[0][..]),
+            ("/a.json/", &[0]),
+            ("/a%2Ejson", &[0]),
+            ("/A.json", &[0]),
+            ("/a..json", &[0]),
+            ("/a./x", &[0]),
+            ("/a%20/x", &[0]),
+            ("/a.json/x", &[]),
+            ("/ab.json", &[]),
+            ("/a.j-son", &[]),
+        ] {
+            assert_eq!(two.of_path(path).as_deref(), Ok(places), "{path}");
+        }
     }
 
     #[test]
@@ -222,7 +266,7 @@ mod tests {
             "/%252ewell-known/oauth-protected-resource",
             "//evil/.well-known/oauth-protected-resource",
         ] {
-            assert!(area.holds_a_reading_of(path), "{path}");
+            assert!(area.holds_path(path), "{path}");
         }
         for path in [
             "/.well-known",
@@ -232,7 +276,7 @@ mod tests {
             "/mcp",
             "*",
         ] {
-            assert!(!area.holds_a_reading_of(path), "{path}");
+            assert!(!area.holds_path(path), "{path}");
         }
     }
 }

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::area::Areas;
 use super::condition::Condition;
-use super::path::{PathError, Readings};
 use super::route::{Access, Route};
-use super::table::{DuplicateRoute, PatternRoutes, Table};
+use super::table::{DuplicateRoute, Lookup, PatternRoutes, Table};
+use crate::canonical::{CanonicalRequest, PathError, Readings};
 use crate::claims::{Claims, WrongType};
 use crate::identity::Identity;
 use crate::mcp::Message;
@@ -55,6 +55,22 @@ pub struct Matched<'p> {
     audiences: Vec<&'p [String]>,
 }
 
+/// A request in its one form, with the rules that it falls under.
+#[derive(Debug)]
+pub struct MatchedRequest<'p, 'r> {
+    request: &'r CanonicalRequest,
+    matched: Matched<'p>,
+}
+
+/// A genuine CORS preflight, with the rules that it falls under itself, and those of the request that it
+/// asks about.
+#[derive(Debug)]
+pub struct MatchedPreflight<'p, 'r> {
+    request: &'r CanonicalRequest,
+    own: Matched<'p>,
+    asked: Matched<'p>,
+}
+
 /// What one reading of the path leads to.
 #[derive(Debug, Clone, Copy)]
 enum Outcome<'p> {
@@ -78,9 +94,11 @@ pub enum Miss {
 }
 
 /// The proof that the rules let a caller's request pass, and that its token is for where the request
-/// belongs. Only this module makes one, and it holds the very caller that was judged.
+/// belongs. Only this module makes one, and it holds the very caller and the very request that were
+/// judged: while it lives, the request cannot be changed, and no other can be paired with it.
 #[derive(Debug)]
-pub struct Permit {
+pub struct Permit<'r> {
+    request: &'r CanonicalRequest,
     caller: Caller,
     shadowed: Vec<Denial>,
 }
@@ -218,44 +236,73 @@ impl Policy {
         scopes
     }
 
-    /// Finds the rules for a request, under every reading of its path. Where an MCP message decides,
-    /// nobody passes before it is read: see [`Policy::matched_with`].
+    /// Finds the rules for a request, under every reading of its path. All of its MCP messages must be
+    /// permitted. They count only where rules ask for them; none at all is none that was read, and where a
+    /// message decides, nothing passes before it is read.
+    #[must_use]
+    pub fn matched_request<'r>(
+        &self,
+        request: &'r CanonicalRequest,
+        messages: &[Message],
+    ) -> MatchedRequest<'_, 'r> {
+        let method = request.method().as_str();
+        MatchedRequest {
+            request,
+            matched: self.matched_with(method, &request.readings(), messages),
+        }
+    }
+
+    /// Finds the rules for a preflight; `None` for a request that is none.
+    #[must_use]
+    pub fn matched_preflight<'r>(
+        &self,
+        request: &'r CanonicalRequest,
+    ) -> Option<MatchedPreflight<'_, 'r>> {
+        let asked = request.preflight_method()?;
+        let readings = request.readings();
+        Some(MatchedPreflight {
+            request,
+            own: self.matched_with(request.method().as_str(), &readings, &[]),
+            asked: self.matched_with(asked, &readings, &[]),
+        })
+    }
+
+    /// Finds the rules for a method and a path. What comes of it permits nothing.
     ///
     /// # Errors
     ///
     /// [`PathError`] for a path that cannot be decided on.
     pub fn matched(&self, method: &str, path: &str) -> Result<Matched<'_>, PathError> {
-        self.matched_with(method, path, &[])
+        Ok(self.matched_with(method, &Readings::of(path)?, &[]))
     }
 
-    /// The same for a request with these MCP messages, all of which must be permitted. They count only
-    /// where rules ask for them; none at all is none that was read.
-    ///
-    /// # Errors
-    ///
-    /// The same.
+    /// Finds the rules for a method, the readings of a path, and messages, as
+    /// [`Policy::matched_request`] does. What comes of it permits nothing.
+    #[must_use]
     pub fn matched_with(
         &self,
         method: &str,
-        path: &str,
+        readings: &Readings<'_>,
         messages: &[Message],
-    ) -> Result<Matched<'_>, PathError> {
+    ) -> Matched<'_> {
         let mut first = None;
         let mut others = Vec::new();
-        let mut places = Vec::new();
         let mut is_gated = false;
-        self.look_up(method, path, messages, |reading, outcome, gated| {
+        self.look_up(method, readings, messages, |_, outcome, gated| {
             is_gated |= gated;
             match &first {
                 None => first = Some(outcome),
                 Some(first) if outcome.is(first) => {}
                 Some(_) => outcome.add_to(&mut others),
             }
-            if !self.areas.is_empty() {
+        });
+        let mut places = Vec::new();
+        if !self.areas.is_empty() {
+            for reading in readings.iter() {
                 self.areas.add(reading, &mut places);
             }
-        })?;
-        Ok(Matched {
+        }
+        Matched {
             policy: self,
             // Every lookup answers at least once; without an answer nothing may pass.
             first: first.unwrap_or(Outcome::Unmatched),
@@ -265,24 +312,21 @@ impl Policy {
                 .into_iter()
                 .map(|place| self.areas.audiences(place))
                 .collect(),
-        })
+        }
     }
 
     /// What each reading of the path leads to, as [`Policy::matched_with`] sees it.
-    ///
-    /// # Errors
-    ///
-    /// The same.
+    #[must_use]
     pub fn rulings(
         &self,
         method: &str,
-        path: &str,
+        readings: &Readings<'_>,
         messages: &[Message],
-    ) -> Result<Vec<Ruling<'_>>, PathError> {
+    ) -> Vec<Ruling<'_>> {
         let mut rulings = Vec::new();
-        self.look_up(method, path, messages, |reading, outcome, _| {
+        self.look_up(method, readings, messages, |lookup, outcome, _| {
             rulings.push(Ruling {
-                reading: reading.to_owned(),
+                reading: lookup.path(),
                 pattern: outcome.pattern(),
                 route: match outcome {
                     Outcome::Route(route) => Some(route),
@@ -302,27 +346,26 @@ impl Policy {
                     Outcome::MessageUnread(_) | Outcome::Unmatched => false,
                 },
             });
-        })?;
-        Ok(rulings)
+        });
+        rulings
     }
 
     /// Finds the outcomes of every reading, the path as it was sent first.
     fn look_up<'p>(
         &'p self,
         method: &str,
-        path: &str,
+        readings: &Readings<'_>,
         messages: &[Message],
-        mut found: impl FnMut(&str, Outcome<'p>, bool),
-    ) -> Result<(), PathError> {
-        let readings = Readings::of(path, self.table.slash_matters())?;
+        mut found: impl FnMut(&Lookup<'p, '_>, Outcome<'p>, bool),
+    ) {
         for reading in readings.iter() {
-            for patterns in self.table.lookups(reading).into_iter().flatten() {
-                if patterns.is_empty() {
-                    found(reading, Outcome::Unmatched, false);
+            self.table.look_up(reading, |lookup| {
+                if lookup.is_empty() {
+                    found(&lookup, Outcome::Unmatched, false);
                 }
-                for pattern in patterns {
+                for pattern in lookup.patterns() {
                     let gated = pattern.is_gated();
-                    let mut found = |outcome| found(reading, outcome, gated);
+                    let mut found = |outcome| found(&lookup, outcome, gated);
                     if !pattern.asks_for_message(method) {
                         let route = pattern.for_method(method);
                         found(route.map_or(Outcome::MethodNotCovered(pattern), Outcome::Route));
@@ -335,9 +378,8 @@ impl Policy {
                         found(route.map_or(Outcome::MessageNotCovered(pattern), Outcome::Route));
                     }
                 }
-            }
+            });
         }
-        Ok(())
     }
 
     /// The patterns that leave some method to no route, with the methods that they do take.
@@ -435,55 +477,28 @@ impl<'p> Matched<'p> {
         scopes_to_pass(&parts.iter().collect::<Vec<_>>(), &nobody).unwrap_or_default()
     }
 
-    /// Decides for a caller.
+    /// What is decided for a caller with these claims, or without any, and what rules in shadow would have
+    /// refused. It permits nothing.
     ///
     /// # Errors
     ///
-    /// [`Denial`] says that the token is for something else, or names the first rule that refuses.
-    /// [`Denial::MessageUnread`] comes last, when everything else is settled.
-    pub fn authorize(&self, caller: Caller) -> Result<Permit, Denial> {
-        let claims = match &caller {
-            Caller::Anonymous => None,
-            Caller::Verified(identity) => Some(identity.token().claims()),
-        };
-        let shadowed = match claims {
-            None => self.decide(None)?,
-            Some(claims) => self.judge(claims)?,
-        };
-        Ok(Permit { caller, shadowed })
+    /// As for [`MatchedRequest::authorize`].
+    pub fn judge(&self, claims: Option<&Claims>) -> Result<Vec<Denial>, Denial> {
+        if let Some(claims) = claims {
+            // Here and for each request, since a token that is remembered may be for another resource, and
+            // no permit is made for a caller elsewhere.
+            self.check_audience(claims).map_err(Denial::Audience)?;
+        }
+        self.decide(claims)
     }
 
-    /// What would be decided for a caller with these claims, and what rules in shadow would have refused.
-    /// It permits nothing.
-    ///
-    /// # Errors
-    ///
-    /// The same as those of [`Matched::authorize`].
-    pub fn judge(&self, claims: &Claims) -> Result<Vec<Denial>, Denial> {
-        // Here and for each request, since a token that is remembered may be for another resource, and no
-        // permit is made for a caller elsewhere.
-        self.check_audience(claims).map_err(Denial::Audience)?;
-        self.decide(Some(claims))
-    }
-
-    /// Decides for a genuine CORS preflight about a request with this method and path. It carries
-    /// no token by design (Fetch §4.8), and the request it asks about will be judged by itself, so
-    /// only what is denied to everybody is denied here.
-    ///
-    /// # Errors
-    ///
-    /// [`Denial`] when a reading is denied to everybody.
-    pub fn authorize_preflight(&self) -> Result<Permit, Denial> {
-        let shadowed = match self.refuse_denied() {
-            Ok(shadowed) => shadowed,
+    /// Refuses a preflight about what is denied to everybody.
+    fn judge_preflight(&self) -> Result<Vec<Denial>, Denial> {
+        match self.refuse_denied() {
             // The request itself will meet its refusal; asking about it harms nobody.
-            Err(Denial::MethodNotCovered { .. }) => Vec::new(),
-            Err(denial) => return Err(denial),
-        };
-        Ok(Permit {
-            caller: Caller::Anonymous,
-            shadowed,
-        })
+            Err(Denial::MethodNotCovered { .. }) => Ok(Vec::new()),
+            judged => judged,
+        }
     }
 
     /// Answers with what rules in shadow would have refused.
@@ -614,6 +629,65 @@ impl<'p> Matched<'p> {
     }
 }
 
+impl<'p, 'r> MatchedRequest<'p, 'r> {
+    /// The rules.
+    #[must_use]
+    pub const fn rules(&self) -> &Matched<'p> {
+        &self.matched
+    }
+
+    /// Decides for a caller.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial`] says that the token is for something else, or names the first rule that refuses.
+    /// [`Denial::MessageUnread`] comes last, when everything else is settled.
+    pub fn authorize(&self, caller: Caller) -> Result<Permit<'r>, Denial> {
+        let shadowed = self.matched.judge(caller.claims())?;
+        Ok(Permit {
+            request: self.request,
+            caller,
+            shadowed,
+        })
+    }
+}
+
+impl<'p, 'r> MatchedPreflight<'p, 'r> {
+    /// The path pattern that the request falls under which is asked about.
+    #[must_use]
+    pub fn route(&self) -> Option<&'p Arc<str>> {
+        self.asked.route()
+    }
+
+    /// Decides. A preflight carries no token by design (Fetch §4.8), and the request that it asks about
+    /// will be judged by itself, so only what is denied to everybody is denied here: that request, or the
+    /// asking itself by a route that names OPTIONS.
+    ///
+    /// # Errors
+    ///
+    /// [`Denial`] when a reading is denied to everybody.
+    pub fn authorize(&self) -> Result<Permit<'r>, Denial> {
+        let shadowed = self.asked.judge_preflight()?;
+        self.own.judge_preflight()?;
+        Ok(Permit {
+            request: self.request,
+            caller: Caller::Anonymous,
+            shadowed,
+        })
+    }
+}
+
+impl Caller {
+    /// The claims of the caller's token.
+    #[must_use]
+    pub fn claims(&self) -> Option<&Claims> {
+        match self {
+            Self::Anonymous => None,
+            Self::Verified(identity) => Some(identity.token().claims()),
+        }
+    }
+}
+
 /// Every condition holds, or the reason: a type error before a failure, and missing scopes only
 /// when they are all that is missing.
 fn check(conditions: &[AppliedRule<'_>], claims: &Claims) -> Result<(), Denial> {
@@ -713,7 +787,13 @@ impl<'p> Outcome<'p> {
     }
 }
 
-impl Permit {
+impl<'r> Permit<'r> {
+    /// The request that may pass.
+    #[must_use]
+    pub const fn request(&self) -> &'r CanonicalRequest {
+        self.request
+    }
+
     /// The caller that was judged, if there is one.
     #[must_use]
     pub fn identity(&self) -> Option<&Arc<Identity>> {
@@ -772,7 +852,7 @@ impl std::error::Error for Denial {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Condition, Denial, Policy, Requirement};
+    use super::{Condition, Denial, Policy, Readings, Requirement};
     use crate::claims::{ClaimPath, Claims};
     use crate::mcp::{Call, Message};
     use crate::policy::{Access, ListMode, McpCondition, Methods, NamePattern, Pattern, Route};
@@ -868,7 +948,8 @@ mod tests {
         who: Option<&Value>,
     ) -> String {
         let (method, path) = request.split_once(' ').expect("METHOD PATH");
-        let matched = policy.matched_with(method, path, messages).expect(path);
+        let readings = Readings::of(path).expect(path);
+        let matched = policy.matched_with(method, &readings, messages);
         match matched.decide(who.map(claims).as_ref()) {
             Ok(_) => "passes".to_owned(),
             Err(Denial::ScopeMissing { needed, .. }) => {
@@ -1028,7 +1109,7 @@ mod tests {
             "all tools"
         );
         let preflight = policy.matched("POST", "/mcp").expect("a path");
-        assert!(preflight.authorize_preflight().is_ok());
+        assert!(preflight.judge_preflight().is_ok());
     }
 
     #[test]

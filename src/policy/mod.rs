@@ -1,13 +1,12 @@
 //! May this request pass? Pure: method, path and claims go in, a [`Permit`] or a [`Denial`] comes out.
 //!
 //! Claims are judged by [`Condition`]s. Which conditions apply is decided by the path, under every
-//! reading that a backend could make of it ([`Readings`]), so that no spelling borrows a weaker rule.
+//! reading that a backend could make of it ([`crate::canonical::Readings`]), so that no spelling borrows a weaker rule.
 
 mod area;
 mod condition;
 mod decision;
 mod message;
-mod path;
 mod pattern;
 mod route;
 mod table;
@@ -15,10 +14,10 @@ mod table;
 pub use area::{Area, Areas};
 pub use condition::{ClaimTest, Condition, ListMode, Scalar};
 pub use decision::{
-    AppliedRule, Caller, Denial, Matched, Miss, Permit, Policy, Requirement, Ruling,
+    AppliedRule, Caller, Denial, Matched, MatchedPreflight, MatchedRequest, Miss, Permit, Policy,
+    Requirement, Ruling,
 };
 pub use message::{McpCondition, NamePattern, NamePatternError};
-pub use path::{PathError, Readings};
 pub use pattern::{Pattern, PatternError};
 pub use route::{Access, Methods, Route};
 pub use table::DuplicateRoute;

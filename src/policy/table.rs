@@ -10,6 +10,7 @@ use super::condition::Condition;
 use super::message::Spelling;
 use super::pattern::{Pattern, Segment};
 use super::route::{Access, Methods, Route};
+use crate::canonical::without_format_suffix;
 use crate::mcp::{Call, Message};
 
 /// The method by which MCP messages come.
@@ -122,38 +123,98 @@ impl Table {
         Ok(table)
     }
 
-    /// Whether `/a` and `/a/` can be different routes.
-    pub(super) const fn slash_matters(&self) -> bool {
-        self.slash_matters
-    }
-
     /// Every distinct pattern, with its routes, in the order of configuration.
     pub(super) fn patterns(&self) -> &[PatternRoutes] {
         &self.patterns
     }
 
-    /// The most specific pattern for a path as it stands, and for a backend that ignores case.
-    /// An empty answer within means: no pattern matches that reading.
-    pub(super) fn lookups<'t>(&'t self, path: &str) -> [Option<Vec<&'t PatternRoutes>>; 2] {
-        let exact = self.resolve(self.exact.find(path));
-        let folds = path
-            .bytes()
-            .any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii());
-        let folded = match (&self.folded, folds) {
-            (None, false) => None,
-            (folded, _) => {
-                let root = folded.as_ref().unwrap_or(&self.exact);
-                Some(self.resolve(root.find(&fold_case(path))))
-            }
-        };
-        [Some(exact), folded]
+    /// Looks one reading of a path up: as it stands, and for a backend that ignores case; with a final
+    /// slash, where some route has one; and without a format suffix, which counts where that leads to a
+    /// route by a literal last segment, unless a route names the path with its suffix.
+    pub(super) fn look_up<'t>(&'t self, reading: &str, mut found: impl FnMut(Lookup<'t, '_>)) {
+        self.look_up_in(&self.exact, reading, &mut |indices, path, slash| {
+            found(self.lookup(indices, path, slash));
+        });
+        let folds = |byte: u8| byte.is_ascii_uppercase() || !byte.is_ascii();
+        if self.folded.is_some() || reading.bytes().any(folds) {
+            let root = self.folded.as_ref().unwrap_or(&self.exact);
+            self.look_up_in(root, &fold_case(reading), &mut |indices, path, slash| {
+                found(self.lookup(indices, path, slash));
+            });
+        }
     }
 
-    fn resolve(&self, places: &[usize]) -> Vec<&PatternRoutes> {
-        places
+    fn look_up_in<'t>(
+        &self,
+        root: &'t Node,
+        reading: &str,
+        found: &mut impl FnMut(&'t [usize], &str, bool),
+    ) {
+        let whole = root.find(reading, false);
+        found(whole.indices, reading, false);
+        let adds_slash = |path: &str| self.slash_matters && !path.ends_with('/');
+        if adds_slash(reading) {
+            found(root.find(reading, true).indices, reading, true);
+        }
+        if whole.is_by_literal {
+            return;
+        }
+        for stem in without_format_suffix(reading) {
+            let slashes: &[bool] = if adds_slash(stem) {
+                &[false, true]
+            } else {
+                &[false]
+            };
+            for slash in slashes {
+                let without = root.find(stem, *slash);
+                if without.is_by_literal {
+                    found(without.indices, stem, *slash);
+                }
+            }
+        }
+    }
+
+    const fn lookup<'t, 'r>(
+        &'t self,
+        indices: &'t [usize],
+        path: &'r str,
+        has_added_slash: bool,
+    ) -> Lookup<'t, 'r> {
+        Lookup {
+            table: self,
+            indices,
+            path,
+            has_added_slash,
+        }
+    }
+}
+
+/// What one reading of a path leads to, in one way of looking it up.
+pub(super) struct Lookup<'t, 'r> {
+    table: &'t Table,
+    indices: &'t [usize],
+    path: &'r str,
+    has_added_slash: bool,
+}
+
+impl<'t> Lookup<'t, '_> {
+    /// The most specific patterns: one, or several that differ only in case. Empty: no route matches.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &'t PatternRoutes> + use<'t> {
+        let table = self.table;
+        self.indices
             .iter()
-            .filter_map(|place| self.patterns.get(*place))
-            .collect()
+            .filter_map(|index| table.patterns.get(*index))
+    }
+
+    /// Whether no pattern matches.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// The path that was looked up.
+    pub(super) fn path(&self) -> String {
+        let slash = if self.has_added_slash { "/" } else { "" };
+        format!("{}{slash}", self.path)
     }
 }
 
@@ -328,30 +389,61 @@ impl Node {
         }
     }
 
-    fn find(&self, path: &str) -> &[usize] {
-        self.find_below(path.strip_prefix('/')).unwrap_or_default()
+    /// Finds the most specific patterns for a path, to which a final slash is added first if
+    /// `adds_slash`.
+    fn find(&self, path: &str, adds_slash: bool) -> Found<'_> {
+        self.find_below(path.strip_prefix('/'), adds_slash, false)
+            .unwrap_or_default()
     }
 
     /// `rest` is what follows the slash after this node's segment; `None` at the end of the path.
-    /// Each node stands at one depth, so each is visited at most once.
-    fn find_below(&self, rest: Option<&str>) -> Option<&[usize]> {
+    /// `is_literal` says whether that segment was met by a literal. Each node stands at one depth, so each
+    /// is visited at most once.
+    fn find_below(
+        &self,
+        rest: Option<&str>,
+        adds_slash: bool,
+        is_literal: bool,
+    ) -> Option<Found<'_>> {
         let deeper = match rest {
-            None => (!self.here.is_empty()).then_some(self.here.as_slice()),
+            None if adds_slash => self.find_below(Some(""), false, is_literal),
+            None => {
+                Found::new(&self.here, is_literal).or_else(|| Found::new(&self.rest, is_literal))
+            }
             Some(rest) => {
                 let (segment, after) = match rest.split_once('/') {
                     Some((segment, after)) => (segment, Some(after)),
                     None => (rest, None),
                 };
+                // The empty literal stands for a final slash, and names nothing by itself.
+                let is_named = if segment.is_empty() { is_literal } else { true };
                 let literal = self
                     .literals
                     .get(segment)
-                    .and_then(|node| node.find_below(after));
+                    .and_then(|node| node.find_below(after, adds_slash, is_named));
                 literal.or_else(|| {
                     let any = self.any.as_deref().filter(|_| !segment.is_empty());
-                    any.and_then(|node| node.find_below(after))
+                    any.and_then(|node| node.find_below(after, adds_slash, false))
                 })
             }
         };
-        deeper.or_else(|| (!self.rest.is_empty()).then_some(self.rest.as_slice()))
+        deeper.or_else(|| Found::new(&self.rest, false))
+    }
+}
+
+/// The patterns at the end of a search: indices in [`Table::patterns`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Found<'n> {
+    indices: &'n [usize],
+    /// Whether a literal met the last segment of the path.
+    is_by_literal: bool,
+}
+
+impl<'n> Found<'n> {
+    fn new(indices: &'n [usize], is_by_literal: bool) -> Option<Self> {
+        (!indices.is_empty()).then_some(Self {
+            indices,
+            is_by_literal,
+        })
     }
 }

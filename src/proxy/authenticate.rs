@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use http::request;
-
 use super::access_log::AccessLog;
 use super::first_sight::REFUSAL_PAUSE;
 use super::possession::Remembered;
 use super::{Exchange, Proxy, Refusal, Settings};
+use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
-use crate::headers;
 use crate::identity::Identity;
 use crate::listener::{Client, Standing};
 use crate::token::{BearerToken, Keyring, Unverified, VerifiedToken, Verifier, VerifyError};
@@ -19,12 +17,13 @@ impl Proxy {
     pub(super) async fn authenticate(
         &self,
         settings: &Settings,
-        head: &request::Parts,
+        request: &CanonicalRequest,
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Option<Arc<Identity>>, Refusal> {
-        let is_websocket = headers::is_websocket_upgrade(head);
-        let presented = settings.config.token_sources.presented(head, is_websocket);
+        let (target, headers) = (request.target(), request.headers());
+        let sources = &settings.config.token_sources;
+        let presented = sources.presented(target, headers, request.is_websocket());
         let Some(presented) = presented.map_err(Refusal::Authorization)? else {
             return Ok(None);
         };
@@ -43,7 +42,7 @@ impl Proxy {
         };
         exchange.log.caller(&remembered);
         let (scheme, possession) = (presented.scheme(), &mut exchange.possession);
-        let identity = self.identity_of(settings, head, client, &remembered, scheme, possession);
+        let identity = self.identity_of(settings, request, client, &remembered, scheme, possession);
         Ok(Some(identity.await?))
     }
 

@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use http::{Method, Request, Uri};
-
 use super::Refusal;
 use super::schemes::{Offer, Schemes};
+use crate::canonical::CanonicalRequest;
 use crate::config::Config;
 use crate::mcp::Message;
 use crate::policy::Denial;
@@ -52,48 +51,28 @@ impl<'s> Realm<'s> {
         }
     }
 
-    /// The realm of a request that is refused. Clients of a resource are told at once which scopes to ask
-    /// for; its metadata lists them anyway. Others learn nothing of the rules without a token.
+    /// The realm of a request that is refused; `None` for one that has no sound form. Clients of a resource
+    /// are told at once which scopes to ask for; its metadata lists them anyway. Others learn nothing of
+    /// the rules without a token.
     pub(crate) fn of(
         config: &'s Config,
-        method: &str,
-        path: &str,
+        request: Option<&CanonicalRequest>,
         messages: &[Message],
         refusal: &Refusal,
     ) -> Self {
         let mut realm = Self::unknown(config);
-        let Some(resource) = config.resources.of(path) else {
+        let Some(request) = request else {
+            return realm;
+        };
+        let Some(resource) = config.resources.of(request.path()) else {
             return realm;
         };
         realm.metadata = Some(&resource.metadata_url);
-        if is_for_want_of_a_token(refusal)
-            && let Ok(matched) = config.policy.matched_with(method, path, messages)
-        {
-            realm.scopes = matched.scopes_to_ask_for();
+        if is_for_want_of_a_token(refusal) {
+            let matched = config.policy.matched_request(request, messages);
+            realm.scopes = matched.rules().scopes_to_ask_for();
         }
         realm
-    }
-}
-
-/// What was asked for, kept for a refusal. Only of resources there is something to say.
-pub(super) struct Asked(Option<(Method, Uri)>);
-
-impl Asked {
-    pub(super) fn of<B>(request: &Request<B>, config: &Config) -> Self {
-        let asked = || (request.method().clone(), request.uri().clone());
-        Self((!config.resources.is_empty()).then(asked))
-    }
-
-    pub(super) fn realm<'s>(
-        &self,
-        config: &'s Config,
-        messages: &[Message],
-        refusal: &Refusal,
-    ) -> Realm<'s> {
-        self.0.as_ref().map_or_else(
-            || Realm::unknown(config),
-            |(method, uri)| Realm::of(config, method.as_str(), uri.path(), messages, refusal),
-        )
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use http::{Method, Version, request};
+use http::{Method, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::Refusal;
+use crate::canonical::CanonicalRequest;
 use crate::config::Config;
-use crate::headers;
 use crate::listener::Client;
 use crate::mcp::{self, Call, Message, MessageError, Principal, RequestId, Revision};
 use crate::policy::{Caller, Denial, Matched, Permit};
@@ -158,33 +158,29 @@ impl ClientBody {
 pub(super) fn is_needed(matched: &Matched<'_>, caller: &Caller) -> bool {
     matched.is_gated()
         && matches!(
-            matched.authorize(caller.clone()),
+            matched.judge(caller.claims()),
             Err(Denial::MessageUnread { .. })
         )
 }
 
 /// Whether a refusal of this request is for somebody who speaks JSON-RPC.
-pub(super) fn is_rpc(matched: &Matched<'_>, head: &request::Parts) -> bool {
-    matched.is_gated() && head.method == Method::POST
+pub(super) fn is_rpc(matched: &Matched<'_>, request: &CanonicalRequest) -> bool {
+    matched.is_gated() && *request.method() == Method::POST
 }
 
 /// Methods that carry no message carry no body either, where a backend might read one into it; and nothing
 /// else may carry messages past the rules.
-pub(super) fn check_body(
-    matched: &Matched<'_>,
-    head: &request::Parts,
-    body: &ClientBody,
-) -> Result<(), Refusal> {
+pub(super) fn check_body(matched: &Matched<'_>, request: &CanonicalRequest) -> Result<(), Refusal> {
     let is_without = matches!(
-        head.method,
+        *request.method(),
         Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS
     );
     if !matched.is_gated() {
         return Ok(());
     }
-    let problem = if is_without && !body.incoming.is_end_stream() {
+    let problem = if is_without && request.has_body() {
         "a body beside a method that has none"
-    } else if headers::is_websocket_upgrade(head) {
+    } else if request.is_websocket() {
         "a WebSocket, whose messages nobody would read"
     } else {
         return Ok(());
@@ -195,14 +191,15 @@ pub(super) fn check_body(
 /// What the head tells of the message: all of it, if the body is not read.
 pub(crate) fn of_head(
     config: &Config,
-    head: &request::Parts,
+    request: &CanonicalRequest,
 ) -> Result<Option<Call>, MessageError> {
-    let call = match mcp::revision(&head.headers)? {
-        Revision::Mirrored => Some(mcp::mirrors(&head.headers)?),
+    let headers = request.headers();
+    let call = match mcp::revision(headers)? {
+        Revision::Mirrored => Some(mcp::mirrors(headers)?),
         Revision::Older => None,
     };
     if config.mcp.read_bodies {
-        mcp::check_body_kind(&head.headers)?;
+        mcp::check_body_kind(headers)?;
     } else if call.is_none() {
         return Err(MessageError::BodyNotRead);
     }
@@ -212,18 +209,18 @@ pub(crate) fn of_head(
 /// The messages of a request, and the id that an answer to it has.
 pub(super) async fn read(
     config: &Config,
-    head: &request::Parts,
+    request: &CanonicalRequest,
     body: &mut ClientBody,
     client: &Client,
     room: &Arc<Room>,
     id: &mut RequestId,
 ) -> Result<Vec<Message>, Refusal> {
-    let call = of_head(config, head).map_err(Refusal::Message)?;
+    let call = of_head(config, request).map_err(Refusal::Message)?;
     let call = match call {
         Some(call) if !config.mcp.read_bodies => return Ok(vec![Message::Call(call)]),
         call => call,
     };
-    let bytes = body.whole(config, head.version, client, room).await?;
+    let bytes = body.whole(config, request.version(), client, room).await?;
     *id = RequestId::Null;
     let body = mcp::read_body(&bytes).map_err(Refusal::Message)?;
     *id = body.id.clone();
@@ -234,7 +231,7 @@ pub(super) async fn read(
 }
 
 /// Whose a session is, if it is anybody's.
-pub(super) fn principal(permit: &Permit) -> Option<Principal<'_>> {
+pub(super) fn principal<'p>(permit: &'p Permit<'_>) -> Option<Principal<'p>> {
     let token = permit.identity()?.token();
     let client = |name| token.claims().string(name).ok().flatten();
     Some(Principal {

@@ -21,15 +21,14 @@ use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes};
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, InvalidHeaderValue, ORIGIN,
+    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue,
 };
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 pub use body::{Body, BodyError};
-use challenge::Asked;
 pub(crate) use challenge::Realm;
 pub(crate) use message::of_head as message_of_head;
 pub(crate) use possession::{Worth, worth};
@@ -39,15 +38,17 @@ pub(crate) use respond::{Reader, options_answer, refusal_text};
 pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
-use crate::authorized::AuthorizedRequest;
+use crate::authorized::{AuthorizedRequest, Forwarding};
+use crate::canonical::{CanonicalRequest, PathError};
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
-use crate::headers::{self, Host, Outbound};
+use crate::headers::{self, MaxForwards, Outbound, Peer, TooManyOptions};
 use crate::listener::{Answering, Client, Handler, Places, Unreadable};
 use crate::mcp::{self, Message, RequestId};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
+use crate::upstream::Failure;
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use message::{ClientBody, Room};
@@ -104,14 +105,14 @@ impl Proxy {
     /// The envelope: a request gets its id and its one log line, and every refusal its answer.
     pub async fn serve(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         client: Client,
     ) -> Response<Body> {
         let request_id = self.request_id(&request);
         let metrics = &self.shared.metrics;
+        let settings = self.shared.current();
         let mut exchange = Exchange {
-            settings: self.shared.current(),
-            origin: Origin::None,
+            origin: Origin::of(request.headers(), settings.config.cors.as_ref()),
             possession: Possession::default(),
             log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
@@ -119,13 +120,24 @@ impl Proxy {
             messages: Vec::new(),
             lists_tools: false,
             expiry: None,
+            settings,
         };
         let is_http2 = request.version() == Version::HTTP_2;
         let is_grpc = headers::is_grpc(request.headers());
         let credentials = Credentials::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
-        let asked = Asked::of(&request, &exchange.settings.config);
-        let answer = self.handle(request, &client, &mut exchange).await;
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (head, body) = request.into_parts();
+        let canonical = self.canonical(&exchange.settings.config, head, &body, &client);
+        let (request, answer) = match canonical {
+            Ok(request) => {
+                let body = ClientBody::new(body);
+                let answer = self.handle(&request, body, on_upgrade, &client, &mut exchange);
+                let answer = answer.await;
+                (Some(request), answer)
+            }
+            Err(refusal) => (None, Err(refusal)),
+        };
         let Exchange {
             settings,
             origin,
@@ -158,7 +170,7 @@ impl Proxy {
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                let realm = asked.realm(&settings.config, &messages, &refusal);
+                let realm = Realm::of(&settings.config, request.as_ref(), &messages, &refusal);
                 let schemes = Schemes::new(&settings.config, credentials);
                 let reader = match &rpc {
                     _ if is_grpc => Reader::Grpc,
@@ -177,19 +189,42 @@ impl Proxy {
         response
     }
 
+    /// The one form of a request, which is all that is looked at from here on.
+    fn canonical(
+        &self,
+        config: &Config,
+        head: request::Parts,
+        body: &Incoming,
+        client: &Client,
+    ) -> Result<CanonicalRequest, Refusal> {
+        // A client that nominates `Via` does not hide a loop.
+        let is_loop = self.shared.pseudonym.has_forwarded(&head.headers);
+        let declared = body.size_hint().exact();
+        let request = canonical(
+            config,
+            head,
+            client.saw_fragment(),
+            declared,
+            !body.is_end_stream(),
+        )?;
+        if is_loop {
+            return Err(Refusal::Loop);
+        }
+        Ok(request)
+    }
+
     /// The straight path.
     async fn handle(
         &self,
-        mut request: Request<Incoming>,
+        request: &CanonicalRequest,
+        mut body: ClientBody,
+        on_upgrade: OnUpgrade,
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
-        let on_upgrade = hyper::upgrade::on(&mut request);
-        let (mut head, body) = request.into_parts();
-        let mut body = ClientBody::new(body);
-        let (host, permit) = match self.decide(&head, &mut body, client, exchange).await? {
+        let permit = match self.decide(request, &mut body, client, exchange).await? {
             Decision::Own(answer) => return Ok(Answer::Own(answer)),
-            Decision::Pass(host, permit) => (host, permit),
+            Decision::Pass(permit) => permit,
         };
         let Exchange {
             settings,
@@ -204,42 +239,43 @@ impl Proxy {
             log.shadowed(denial.code());
             tracing::warn!(request_id = log.request_id(), code = denial.code(), detail = %denial, "shadow rule would have refused");
         }
-        let (version, is_upgrade) = (head.version, headers::is_websocket_upgrade(&head));
-        if !headers::spend_forward(&mut head) {
+        if request.max_forwards() == MaxForwards::Spent {
             return Ok(Answer::Own(options_answer(origin, request_id)));
         }
         let config = &settings.config;
-        config.token_sources.remove(&mut head, is_upgrade);
-        if let Some(keys) = &settings.sessions {
-            mcp::bind_request(keys, &mut head.headers, message::principal(&permit))
-                .map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
-        }
+        let principal = message::principal(&permit);
+        let bind = |keys| mcp::bind_request(keys, request.headers(), principal);
+        let session = settings.sessions.as_ref().map(bind).transpose();
+        let session = session.map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
         // Boxed, as are the futures of its work, so that they take no room in those of ordinary requests.
-        let filter = lists_tools.then(|| {
-            ToolFilter::prepare(&mut head.headers);
-            let path = head.uri.path();
-            Box::new(ToolFilter::new(&self.shared, &head.method, path, &permit))
-        });
+        let filter = lists_tools.then(|| Box::new(ToolFilter::new(&self.shared, &permit)));
         let traceparent = self.fresh_traceparent();
-        let outbound = self.outbound(config, &head, &host, client, request_id, &traceparent);
-        let authorize =
-            |body| AuthorizedRequest::new(&permit, &head, body, &config.managed, &outbound);
+        let mut outbound = self.outbound(config, request, client, request_id, &traceparent);
+        outbound.reads_answer = filter.is_some();
+        let forwarding = Forwarding {
+            managed: &config.managed,
+            token_sources: &config.token_sources,
+            session: session.as_ref(),
+            outbound,
+        };
+        let authorize = |body| AuthorizedRequest::new(&permit, body, &forwarding);
+        let version = request.version();
         let body = body.into_request_body(version, config.limits.body_bytes, client);
         let upstream = self.upstream.under(settings);
         let now = log.sending();
         *expiry = log.expiry(settings.expiry_grace(), now);
-        if is_upgrade {
-            let authorized = authorize(body).upgrading_to_websocket();
+        if request.is_websocket() {
             // Boxed, so that it takes no room in the futures of ordinary requests.
-            let mut answer = Box::pin(upstream.send_upgrade(authorized)).await?;
+            let mut answer = Box::pin(upstream.send_upgrade(authorize(body))).await?;
             log.answered();
             bind_answer(settings, answer.headers_mut(), &permit)?;
-            return Ok(tunnel::open(answer, on_upgrade, request_id, client));
+            return tunnel::open(answer, on_upgrade, request_id, client);
         }
         let interim = Self::interim_to(client, version);
         let mut response = upstream.send(body, authorize, *expiry, interim).await?;
         log.answered();
-        headers::rewrite_response(response.headers_mut(), request_id);
+        headers::rewrite_response(response.headers_mut(), request_id)
+            .map_err(|TooManyOptions| Refusal::Upstream(Failure::TOO_MANY_OPTIONS))?;
         bind_answer(settings, response.headers_mut(), &permit)?;
         Ok(Answer::Forwarded(match filter {
             None => response.map(body::Upstream::Pooled),
@@ -250,90 +286,70 @@ impl Proxy {
     /// Every check, under one configuration. When another one comes in the meantime, which is possible
     /// while a token's key is waited for, the decision is made anew: a rule that was taken away
     /// decides on nothing any more.
-    async fn decide(
+    async fn decide<'r>(
         &self,
-        head: &request::Parts,
+        request: &'r CanonicalRequest,
         body: &mut ClientBody,
         client: &Client,
         exchange: &mut Exchange,
-    ) -> Result<Decision, Refusal> {
+    ) -> Result<Decision<'r>, Refusal> {
         loop {
             let settings = self.shared.current();
-            exchange.origin = Origin::of(&head.headers, settings.config.cors.as_ref());
-            exchange.settings = Arc::clone(&settings);
-            let host = self.check(&settings.config, head, &body.incoming, client)?;
-            if let Some(answer) = metadata(&settings.config, head, &exchange.request_id)? {
-                return Ok(Decision::Own(answer));
-            }
             let cors = settings.config.cors.as_ref();
-            let (origin, request_id) = (&exchange.origin, &exchange.request_id);
-            if let Some(answer) = own_answer(cors, head, &body.incoming, origin, request_id)? {
+            exchange.origin = Origin::of(request.headers(), cors);
+            exchange.settings = Arc::clone(&settings);
+            check_served(&settings.config, request, body.incoming.size_hint().exact())?;
+            if let Some(answer) = metadata(&settings.config, request, &exchange.request_id)? {
                 return Ok(Decision::Own(answer));
             }
-            check_source(&settings.config, head, &host, origin)?;
-            let permit = self.permit(&settings, head, body, client, exchange).await;
+            let (origin, request_id) = (&exchange.origin, &exchange.request_id);
+            if let Some(answer) = own_answer(cors, request, origin, request_id)? {
+                return Ok(Decision::Own(answer));
+            }
+            check_source(&settings.config, request, origin)?;
+            let permit = self
+                .permit(&settings, request, body, client, exchange)
+                .await;
             match permit {
-                Ok(Some(permit)) => return Ok(Decision::Pass(host, permit)),
+                Ok(Some(permit)) => return Ok(Decision::Pass(permit)),
                 Ok(None) => {}
                 Err(refusal) => return Err(refusal),
             }
         }
     }
 
-    /// What must be sound before anything is decided.
-    fn check(
-        &self,
-        config: &Config,
-        head: &request::Parts,
-        body: &Incoming,
-        client: &Client,
-    ) -> Result<Host, Refusal> {
-        let declared = body.size_hint().exact();
-        let host = check_head(config, head, client.saw_fragment(), declared)?;
-        if self.shared.pseudonym.has_forwarded(&head.headers) {
-            return Err(Refusal::Loop);
-        }
-        Ok(host)
-    }
-
     /// Both checks: who is asking, and may they. `None` when the configuration has changed meanwhile.
-    async fn permit(
+    async fn permit<'r>(
         &self,
         settings: &Settings,
-        head: &request::Parts,
+        request: &'r CanonicalRequest,
         body: &mut ClientBody,
         client: &Client,
         exchange: &mut Exchange,
-    ) -> Result<Option<Permit>, Refusal> {
+    ) -> Result<Option<Permit<'r>>, Refusal> {
         exchange.messages.clear();
         let policy = &settings.config.policy;
-        let path = head.uri.path();
-        if let Some(method) = preflight_method(&head.method, &head.headers, &body.incoming) {
-            let matched = policy.matched(method, path).map_err(Refusal::Path)?;
-            exchange.log.matched(matched.route());
-            // The asking itself may be denied too, by a route that names OPTIONS.
-            let asking = policy.matched("OPTIONS", path).map_err(Refusal::Path)?;
-            let decide = || {
-                let permit = matched.authorize_preflight()?;
-                asking.authorize_preflight().map(|_| permit)
-            };
+        if let Some(preflight) = policy.matched_preflight(request) {
+            exchange.log.matched(preflight.route());
+            let decide = || preflight.authorize();
             let decided = self.shared.while_current(settings, decide).transpose();
             return decided.map_err(Refusal::Denied);
         }
-        let matched = policy
-            .matched(head.method.as_str(), path)
-            .map_err(Refusal::Path)?;
-        exchange.log.matched(matched.route());
-        exchange.rpc = message::is_rpc(&matched, head).then(RequestId::default);
+        let matched = policy.matched_request(request, &[]);
+        let rules = matched.rules();
+        exchange.log.matched(rules.route());
+        exchange.rpc = message::is_rpc(rules, request).then(RequestId::default);
         let asked = async {
-            let caller = self.authenticate(settings, head, client, exchange).await?;
+            let caller = self
+                .authenticate(settings, request, client, exchange)
+                .await?;
             let caller = caller.map_or(Caller::Anonymous, Caller::Verified);
-            message::check_body(&matched, head, body)?;
+            message::check_body(rules, request)?;
             let messages = match &mut exchange.rpc {
-                Some(id) if message::is_needed(&matched, &caller) => {
+                Some(id) if message::is_needed(rules, &caller) => {
                     // Boxed, so that it takes no room in the futures of those whose body is not read.
                     let config = &settings.config;
-                    Box::pin(message::read(config, head, body, client, &self.room, id)).await?
+                    Box::pin(message::read(config, request, body, client, &self.room, id)).await?
                 }
                 _ => Vec::new(),
             };
@@ -353,12 +369,10 @@ impl Proxy {
         let matched = if messages.is_empty() {
             matched
         } else {
-            policy
-                .matched_with(head.method.as_str(), path, messages)
-                .map_err(Refusal::Path)?
+            policy.matched_request(request, messages)
         };
         exchange.lists_tools = settings.config.mcp.filter_tools
-            && tools::may_be_listed(&matched, &head.method, messages);
+            && tools::may_be_listed(matched.rules(), request.method(), messages);
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();
         decided.map_err(Refusal::Denied)
@@ -367,28 +381,32 @@ impl Proxy {
     fn outbound<'r>(
         &'r self,
         config: &Config,
-        head: &request::Parts,
-        host: &'r Host,
+        request: &'r CanonicalRequest,
         client: &'r Client,
         request_id: &'r HeaderValue,
         traceparent: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let peer_is_trusted = client.address().is_some_and(|peer| {
+        let is_trusted = client.address().is_some_and(|peer| {
             config
                 .trusted_proxies
                 .iter()
                 .any(|network| network.contains(&peer.ip().to_canonical()))
         });
+        let upstream_is_http2 = config.upstream_protocol == UpstreamProtocol::Http2;
         Outbound {
             identity: None,
             forward_authorization: config.identity.forward_authorization,
-            host,
-            version: head.version,
+            host: request.host(),
+            version: request.version(),
             scheme: if client.is_tls() { "https" } else { "http" },
-            upstream_is_http2: config.upstream_protocol == UpstreamProtocol::Http2,
+            te_trailers: upstream_is_http2 && request.takes_trailers(),
+            max_forwards: request.max_forwards(),
+            reads_answer: false,
             pseudonym: &self.shared.pseudonym,
-            peer: client.forwarded_for(),
-            peer_is_trusted,
+            peer: Peer {
+                address: client.forwarded_for(),
+                is_trusted,
+            },
             request_id,
             traceparent,
         }
@@ -404,8 +422,10 @@ impl Proxy {
         Some(move |status, headers: &HeaderMap| {
             if status == StatusCode::EARLY_HINTS {
                 let mut headers = headers.clone();
-                headers::remove_hop_by_hop(&mut headers);
-                client.send_interim(&respond::http1_head(status, &headers));
+                // A hint that cannot be read is dropped.
+                if headers::remove_hop_by_hop(&mut headers).is_ok() {
+                    client.send_interim(&respond::http1_head(status, &headers));
+                }
             }
         })
     }
@@ -481,33 +501,32 @@ impl<const LENGTH: usize> AsRef<[u8]> for Text<LENGTH> {
 }
 
 /// What the checks come to, if they do not refuse.
-enum Decision {
+enum Decision<'r> {
     /// An answer that is made here.
     Own(Response<Bytes>),
-    /// The request may be forwarded, for this host.
-    Pass(Host, Permit),
+    /// The request may be forwarded.
+    Pass(Permit<'r>),
 }
 
 /// What is answered here before anybody is asked who they are.
 fn own_answer(
     cors: Option<&CorsSettings>,
-    head: &request::Parts,
-    body: &Incoming,
+    request: &CanonicalRequest,
     origin: &Origin,
     request_id: &HeaderValue,
 ) -> Result<Option<Response<Bytes>>, Refusal> {
-    if is_about_server(head) {
+    if request.is_about_server() {
         return Ok(Some(options_answer(origin, request_id)));
     }
     let Some(settings) = cors else {
         return Ok(None);
     };
-    if preflight_method(&head.method, &head.headers, body).is_some() {
-        let answer = respond::preflight(origin, &head.headers, settings, request_id);
+    if request.preflight_method().is_some() {
+        let answer = respond::preflight(origin, request.headers(), settings, request_id);
         return Ok(Some(answer));
     }
     // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
-    let must_be_welcome = settings.enforce_origin || headers::is_websocket_upgrade(head);
+    let must_be_welcome = settings.enforce_origin || request.is_websocket();
     if *origin == Origin::Foreign && must_be_welcome {
         return Err(Refusal::OriginDenied);
     }
@@ -518,7 +537,7 @@ fn own_answer(
 fn bind_answer(
     settings: &Settings,
     headers: &mut HeaderMap,
-    permit: &Permit,
+    permit: &Permit<'_>,
 ) -> Result<(), Refusal> {
     let bind = |keys| mcp::bind_answer(keys, headers, message::principal(permit));
     settings
@@ -539,27 +558,54 @@ enum Answer {
     Switched(tunnel::Switched),
 }
 
-/// What must be sound in a head before anything is decided. A body is known by its length only.
-pub(crate) fn check_head(
+/// Brings a head that is within the limits into its one form. A body is known by its length only.
+pub(crate) fn canonical(
     config: &Config,
-    head: &request::Parts,
+    head: request::Parts,
     has_fragment: bool,
     declared_body: Option<u64>,
-) -> Result<Host, Refusal> {
+    has_body: bool,
+) -> Result<CanonicalRequest, Refusal> {
+    check_limits(config, &head.uri, &head.headers, declared_body)?;
+    if has_fragment {
+        return Err(Refusal::Path(PathError::ForbiddenByte(b'#')));
+    }
+    Ok(CanonicalRequest::new(head, has_body)?)
+}
+
+/// What a request must satisfy under the configuration that decides on it, before anything else is looked
+/// at.
+pub(crate) fn check_served(
+    config: &Config,
+    request: &CanonicalRequest,
+    declared_body: Option<u64>,
+) -> Result<(), Refusal> {
+    check_limits(config, request.target(), request.headers(), declared_body)?;
+    let host = request.host();
+    let allowed = &config.allowed_hosts;
+    let is_allowed = allowed.iter().any(|allowed| allowed.covers(host));
+    if !allowed.is_empty() && !is_allowed && !config.resources.serve(host) {
+        return Err(Refusal::HostNotServed);
+    }
+    Ok(())
+}
+
+fn check_limits(
+    config: &Config,
+    target: &Uri,
+    headers: &HeaderMap,
+    declared_body: Option<u64>,
+) -> Result<(), Refusal> {
     let limits = &config.limits;
-    let target = head
-        .uri
+    let target = target
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
     if target > limits.uri_bytes {
         return Err(Refusal::UriTooLong);
     }
     // hyper counts the fields of HTTP/1; those of HTTP/2 are counted here.
-    if head.headers.len() > limits.headers {
+    if headers.len() > limits.headers {
         return Err(Refusal::TooManyHeaders);
-    }
-    if has_fragment {
-        return Err(Refusal::Path(crate::policy::PathError::ForbiddenByte(b'#')));
     }
     let limit = limits
         .body_bytes
@@ -570,18 +616,7 @@ pub(crate) fn check_head(
     {
         return Err(Refusal::BodyTooLarge);
     }
-    let host = headers::check_head(head).map_err(Refusal::Head)?;
-    let allowed = &config.allowed_hosts;
-    let is_allowed = allowed.iter().any(|allowed| allowed.covers(&host));
-    if !allowed.is_empty() && !is_allowed && !config.resources.serve(&host) {
-        return Err(Refusal::HostNotServed);
-    }
-    Ok(host)
-}
-
-/// RFC 9110 §9.3.7: about the server as a whole, so there is nothing to be decided.
-pub(crate) fn is_about_server(head: &request::Parts) -> bool {
-    head.method == Method::OPTIONS && head.uri.path() == "*"
+    Ok(())
 }
 
 fn stream_kind(headers: &HeaderMap) -> StreamKind {
@@ -590,23 +625,4 @@ fn stream_kind(headers: &HeaderMap) -> StreamKind {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok()),
     )
-}
-
-/// The method that a genuine CORS preflight asks about: OPTIONS with `Origin` and
-/// `Access-Control-Request-Method`, without credentials and without a body, as browsers send it.
-fn preflight_method<'h>(
-    method: &Method,
-    headers: &'h HeaderMap,
-    body: &Incoming,
-) -> Option<&'h str> {
-    let genuine = method == Method::OPTIONS
-        && headers.contains_key(ORIGIN)
-        && !headers.contains_key(AUTHORIZATION)
-        && body.is_end_stream();
-    if !genuine {
-        return None;
-    }
-    let mut asked = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
-    let asked = asked.next().filter(|_| asked.next().is_none())?;
-    asked.to_str().ok()
 }

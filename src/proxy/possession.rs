@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
-use http::request;
 
 use super::first_sight::{Overloaded, REFUSAL_PAUSE};
 use super::{Proxy, Refusal, Settings};
+use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
 use crate::config::Dpop;
 use crate::identity::{BoundIdentity, Credential, Identity};
@@ -130,7 +130,7 @@ impl Proxy {
     pub(super) async fn identity_of(
         &self,
         settings: &Settings,
-        head: &request::Parts,
+        request: &CanonicalRequest,
         client: &Client,
         remembered: &Remembered,
         scheme: Scheme,
@@ -146,7 +146,7 @@ impl Proxy {
                     waiting: &remembered.proofs_waiting,
                 };
                 // Boxed, so that it takes no room in the futures of those who need none.
-                Box::pin(self.prove(settings, demand, head, client, possession)).await
+                Box::pin(self.prove(settings, demand, request, client, possession)).await
             }
         }
     }
@@ -155,7 +155,7 @@ impl Proxy {
         &self,
         settings: &Settings,
         demand: Demand<'_>,
-        head: &request::Parts,
+        request: &CanonicalRequest,
         client: &Client,
         possession: &mut Possession,
     ) -> Result<Arc<Identity>, Refusal> {
@@ -171,11 +171,11 @@ impl Proxy {
             Refusal::Proof { error, nonce }
         };
         let target = ProofTarget {
-            method: head.method.as_str(),
-            path: head.uri.path(),
+            method: request.method().as_str(),
+            path: request.path(),
         };
         let rules = &dpop.proofs;
-        let unverified = proof_header(&head.headers)
+        let unverified = proof_header(request.headers())
             .and_then(|proof| rules.read(proof, bound.binding()))
             .map_err(refuse)?;
         let check = || {

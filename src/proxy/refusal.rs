@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use crate::canonical::{PathError, RequestError};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
 use crate::mcp::{AnswerError, MessageError};
-use crate::policy::{Denial, PathError};
+use crate::policy::Denial;
 use crate::token::{AuthorizationError, ProofError, Rejection, Unverified, VerifyError};
 use crate::upstream::{Failure, RequestBodyError};
 
@@ -87,10 +88,11 @@ impl Refusal {
             Self::BodyTooLarge => "body_too_large",
             Self::Denied(denial) => denial.code(),
             Self::Head(HeadError::Host(_)) => "host_malformed",
-            Self::Head(HeadError::Method) => "method_not_served",
+            Self::Head(HeadError::Method | HeadError::MethodCase { .. }) => "method_not_served",
             Self::Head(
                 HeadError::ContentLength
                 | HeadError::FieldName
+                | HeadError::Nomination(_)
                 | HeadError::Scheme
                 | HeadError::TransferEncoding,
             )
@@ -129,6 +131,7 @@ impl Refusal {
                 HeadError::ContentLength
                 | HeadError::FieldName
                 | HeadError::Host(_)
+                | HeadError::Nomination(_)
                 | HeadError::Scheme
                 | HeadError::TransferEncoding
                 | HeadError::Upgrade
@@ -142,7 +145,7 @@ impl Refusal {
             | Self::Unreadable(_)
             | Self::UriTooLong => "http_request_error",
             Self::Denied(_)
-            | Self::Head(HeadError::Method)
+            | Self::Head(HeadError::Method | HeadError::MethodCase { .. })
             | Self::HostNotServed
             | Self::MetadataMethod
             | Self::OriginDenied
@@ -227,6 +230,15 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Head(error) => Self::Head(error),
+            RequestError::Path(error) => Self::Path(error),
+        }
+    }
+}
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {

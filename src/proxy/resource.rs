@@ -3,13 +3,13 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use http::{Method, Response, request};
+use http::{Method, Response};
 
 use super::Refusal;
 use super::respond;
+use crate::canonical::CanonicalRequest;
 use crate::config::Config;
 use crate::cors::{self, Origin};
-use crate::headers::Host;
 use crate::resource::{Misdirected, WellKnown};
 
 /// What the metadata can be asked for.
@@ -27,24 +27,24 @@ const FRESH_FOR: &str = "public, max-age=3600";
 /// [`Refusal`] where metadata could be and is not, or when it is asked for in another way.
 pub(crate) fn metadata(
     config: &Config,
-    head: &request::Parts,
+    request: &CanonicalRequest,
     request_id: &HeaderValue,
 ) -> Result<Option<Response<Bytes>>, Refusal> {
-    let resource = match config.resources.well_known(head.uri.path()) {
+    let resource = match config.resources.well_known(&request.readings()) {
         WellKnown::Elsewhere => return Ok(None),
         WellKnown::Unknown => return Err(Refusal::ResourceUnknown),
         WellKnown::Metadata(resource) => resource,
     };
-    let mut answer = match head.method {
+    let mut answer = match *request.method() {
         Method::GET | Method::HEAD => respond::ok(resource.document().clone(), request_id),
         Method::OPTIONS => respond::no_content(request_id),
         _ => return Err(Refusal::MetadataMethod),
     };
     let headers = answer.headers_mut();
     // A client may be a page, on whatever origin.
-    if head.method == Method::OPTIONS {
+    if *request.method() == Method::OPTIONS {
         headers.insert(ALLOW, HeaderValue::from_static(METHODS));
-        cors::mark_public_preflight(headers, &head.headers, METHODS);
+        cors::mark_public_preflight(headers, request.headers(), METHODS);
     } else {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static(FRESH_FOR));
@@ -62,23 +62,22 @@ pub(crate) fn metadata(
 /// [`Refusal::HostNotServed`] or [`Refusal::OriginDenied`].
 pub(crate) fn check_source(
     config: &Config,
-    head: &request::Parts,
-    host: &Host,
+    request: &CanonicalRequest,
     origin: &Origin,
 ) -> Result<(), Refusal> {
     if config.resources.is_empty() {
         return Ok(());
     }
+    let host = request.host();
     let mut allowed = config.allowed_hosts.iter();
     let host = (!allowed.any(|allowed| allowed.covers(host))).then_some(host);
     let headers = match origin {
         Origin::None | Origin::Welcome(_) => None,
-        Origin::Foreign | Origin::Unmanaged => Some(&head.headers),
+        Origin::Foreign | Origin::Unmanaged => Some(request.headers()),
     };
     let checked = config
         .resources
-        .check_source(head.uri.path(), host, headers)
-        .map_err(Refusal::Path)?;
+        .check_source(&request.readings(), host, headers);
     checked.map_err(|misdirected| match misdirected {
         Misdirected::Host => Refusal::HostNotServed,
         Misdirected::Origin => Refusal::OriginDenied,

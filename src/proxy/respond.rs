@@ -85,11 +85,15 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Head(HeadError::Method) => {
             Answer::plain(StatusCode::NOT_IMPLEMENTED, "Method not served")
         }
+        Refusal::Head(HeadError::MethodCase { upper }) => {
+            Answer::plain(StatusCode::NOT_IMPLEMENTED, method_case(upper))
+        }
         Refusal::Head(HeadError::Upgrade | HeadError::UpgradeWithBody) => upgrade_not_served(),
         Refusal::Head(
             HeadError::Host(_)
             | HeadError::ContentLength
             | HeadError::FieldName
+            | HeadError::Nomination(_)
             | HeadError::Scheme
             | HeadError::TransferEncoding,
         ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
@@ -226,6 +230,21 @@ fn denied(denial: &Denial) -> Answer {
             challenge: Challenge::NoError,
             ..Answer::plain(StatusCode::UNAUTHORIZED, "Authentication required")
         },
+    }
+}
+
+/// What to send instead. `fetch` turns some methods into upper case and leaves others, `patch` first of
+/// all, as the page spells them (Fetch, "normalize a method").
+fn method_case(upper: &str) -> &'static str {
+    match upper {
+        "DELETE" => "Methods are case-sensitive: send DELETE",
+        "GET" => "Methods are case-sensitive: send GET",
+        "HEAD" => "Methods are case-sensitive: send HEAD",
+        "OPTIONS" => "Methods are case-sensitive: send OPTIONS",
+        "PATCH" => "Methods are case-sensitive: send PATCH",
+        "POST" => "Methods are case-sensitive: send POST",
+        "PUT" => "Methods are case-sensitive: send PUT",
+        _ => "Methods are case-sensitive: send it in upper case",
     }
 }
 

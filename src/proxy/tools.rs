@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, RANGE,
-};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderName};
 use http::{Method, Response};
 use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::body::Upstream;
 use super::{Refusal, Shared};
+use crate::canonical::CanonicalRequest;
 use crate::mcp::{self, AnswerError, Call, Events, MAX_ANSWER_BYTES, Message};
 use crate::policy::{Caller, Matched, Permit};
 use crate::upstream::{Failure, ResponseBody};
@@ -40,37 +38,30 @@ pub(super) fn may_be_listed(matched: &Matched<'_>, method: &Method, messages: &[
 /// The tools that one caller may call on one path, under the rules of the moment.
 pub(super) struct ToolFilter {
     shared: Arc<Shared>,
-    path: String,
+    request: CanonicalRequest,
     caller: Caller,
     is_stream: bool,
 }
 
 impl ToolFilter {
-    pub(super) fn new(shared: &Arc<Shared>, method: &Method, path: &str, permit: &Permit) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, permit: &Permit<'_>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            path: path.to_owned(),
+            request: permit.request().clone(),
             caller: permit
                 .identity()
                 .map_or(Caller::Anonymous, |one| Caller::Verified(Arc::clone(one))),
-            is_stream: *method == Method::GET,
+            is_stream: *permit.request().method() == Method::GET,
         }
-    }
-
-    /// Asks the upstream for an answer that can be read, and for the whole of it.
-    pub(super) fn prepare(headers: &mut HeaderMap) {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.remove(RANGE);
     }
 
     fn permits(&self, tool: &str) -> bool {
         let settings = self.shared.current();
         let call = [Message::Call(Call::tool_call(tool))];
-        settings
-            .config
-            .policy
-            .matched_with(Method::POST.as_str(), &self.path, &call)
-            .is_ok_and(|matched| matched.authorize(self.caller.clone()).is_ok())
+        let readings = self.request.readings();
+        let policy = &settings.config.policy;
+        let matched = policy.matched_with(Method::POST.as_str(), &readings, &call);
+        matched.judge(self.caller.claims()).is_ok()
     }
 
     /// Filters an answer: one of JSON as a whole, an event stream event by event.

@@ -15,7 +15,8 @@ use tokio::time::{Duration, Instant};
 use super::access_log::AccessLog;
 use super::body::{Body, Upstream};
 use super::frames::FrameBoundary;
-use super::{Answer, headers};
+use super::{Answer, Refusal, headers};
+use crate::headers::TooManyOptions;
 use crate::listener::{Client, Slot};
 use crate::upstream::Failure;
 
@@ -49,17 +50,19 @@ pub(super) fn open(
     client: OnUpgrade,
     request_id: &HeaderValue,
     connection: &Client,
-) -> Answer {
+) -> Result<Answer, Refusal> {
+    let too_many = |TooManyOptions| Refusal::Upstream(Failure::TOO_MANY_OPTIONS);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        headers::rewrite_switching_response(response.headers_mut(), request_id);
-        return Answer::Switched(Switched {
+        headers::rewrite_switching_response(response.headers_mut(), request_id)
+            .map_err(too_many)?;
+        return Ok(Answer::Switched(Switched {
             response,
             client,
             slot: connection.slot(),
-        });
+        }));
     }
-    headers::rewrite_response(response.headers_mut(), request_id);
-    Answer::Forwarded(response.map(Upstream::Single))
+    headers::rewrite_response(response.headers_mut(), request_id).map_err(too_many)?;
+    Ok(Answer::Forwarded(response.map(Upstream::Single)))
 }
 
 /// Answers the client and lets the tunnel run on its own. The log line comes at its end.

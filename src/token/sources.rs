@@ -2,9 +2,9 @@
 //! `EventSource` (a query parameter) and browsers' `WebSocket` (an offered subprotocol). Both are
 //! off unless configured, and wherever one stood, it is taken out before the upstream.
 
+use http::Uri;
 use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use http::uri::PathAndQuery;
-use http::{Uri, request};
 
 use super::bearer::{self, AuthorizationError, BearerToken, Presented, Scheme};
 
@@ -31,10 +31,11 @@ impl TokenSources {
     /// [`AuthorizationError`] when a token is malformed, or when there are two.
     pub fn find<'h>(
         &self,
-        head: &'h request::Parts,
+        target: &'h Uri,
+        headers: &'h HeaderMap,
         is_websocket: bool,
     ) -> Result<Option<BearerToken<'h>>, AuthorizationError> {
-        let presented = self.presented(head, is_websocket)?;
+        let presented = self.presented(target, headers, is_websocket)?;
         presented.map(Presented::token).transpose()
     }
 
@@ -45,16 +46,16 @@ impl TokenSources {
     /// [`AuthorizationError`] when there are two, or the `Authorization` header cannot be read.
     pub fn presented<'h>(
         &self,
-        head: &'h request::Parts,
+        target: &'h Uri,
+        headers: &'h HeaderMap,
         is_websocket: bool,
     ) -> Result<Option<Presented<'h>>, AuthorizationError> {
-        let mut found = bearer::presented(&head.headers, self.dpop)?;
-        let in_query = head
-            .uri
+        let mut found = bearer::presented(headers, self.dpop)?;
+        let in_query = target
             .query()
             .into_iter()
             .flat_map(|query| self.in_query(query));
-        let offered = self.offered(&head.headers, is_websocket);
+        let offered = self.offered(headers, is_websocket);
         for candidate in in_query.chain(offered) {
             if found.is_some() {
                 return Err(AuthorizationError::Repeated);
@@ -64,13 +65,10 @@ impl TokenSources {
         Ok(found)
     }
 
-    /// Takes tokens out of the places where they may stand.
-    pub fn remove(&self, head: &mut request::Parts, is_websocket: bool) {
-        if let Some(target) = self.target_without_token(&head.uri) {
-            head.uri = target;
-        }
-        if self.websocket_protocol && is_websocket {
-            remove_offers(&mut head.headers);
+    /// Takes offered subprotocols that are tokens out of a WebSocket handshake.
+    pub fn remove_offers(&self, headers: &mut HeaderMap) {
+        if self.websocket_protocol {
+            remove_offers(headers);
         }
     }
 
@@ -101,7 +99,8 @@ impl TokenSources {
     }
 
     /// The target without the parameter; `None` when it has none. All other pairs stay as they are.
-    fn target_without_token(&self, uri: &Uri) -> Option<Uri> {
+    #[must_use]
+    pub fn target_without_token(&self, uri: &Uri) -> Option<Uri> {
         let query = uri.query()?;
         let names_token =
             |pair: &&str| self.names_token(pair.split('=').next().unwrap_or_default());
@@ -247,13 +246,13 @@ mod tests {
         ] {
             let head = head(target, headers);
             let found = sources()
-                .find(&head, websocket)
+                .find(&head.uri, &head.headers, websocket)
                 .map(|token| token.map(BearerToken::secret));
             assert_eq!(found, expected, "{target} {headers:?}");
             if headers.is_empty() {
                 let off = TokenSources::default();
                 assert_eq!(
-                    off.find(&head, websocket),
+                    off.find(&head.uri, &head.headers, websocket),
                     Ok(None),
                     "{target} with all sources off"
                 );
@@ -272,9 +271,9 @@ mod tests {
             ("/x?access_tokens=t", "/x?access_tokens=t"),
             ("/x?", "/x?"),
         ] {
-            let mut head = head(target, &[]);
-            sources().remove(&mut head, false);
-            assert_eq!(head.uri.to_string(), expected, "{target}");
+            let head = head(target, &[]);
+            let left = sources().target_without_token(&head.uri);
+            assert_eq!(left.unwrap_or(head.uri).to_string(), expected, "{target}");
         }
         for (offered, expected) in [
             ("chat, bearer.t", Some("chat")),
@@ -283,7 +282,7 @@ mod tests {
             ("chat", Some("chat")),
         ] {
             let mut head = head("/", &[("sec-websocket-protocol", offered)]);
-            sources().remove(&mut head, true);
+            sources().remove_offers(&mut head.headers);
             let left = head
                 .headers
                 .get("sec-websocket-protocol")

@@ -36,6 +36,9 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// An answer whose `Connection` has more options than are looked at.
+    pub const TOO_MANY_OPTIONS: Self = Self::Unsound("Connection has more than 32 options");
+
     /// An exchange that broke, by whoever's fault it was.
     pub(super) fn broken(error: hyper::Error) -> Self {
         let body: Option<&RequestBodyError> =

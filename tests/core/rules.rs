@@ -223,7 +223,7 @@ fn the_examples_decide_about_requests() {
         });
         let matched = policy.matched("GET", path).expect(path);
         let code = matched
-            .authorize(caller)
+            .judge(caller.claims())
             .map_or_else(|denial| denial.code(), |_| "passes");
         assert_eq!(code, expected, "{path} with {who:?}");
     }
@@ -675,7 +675,7 @@ fn a_wrong_type_anywhere_refuses_whatever_stands_around_it() {
             };
             let policy = Policy::new(require, vec![], false).expect("no routes");
             let matched = policy.matched("GET", "/").expect("a path");
-            let decision = matched.authorize(Caller::Verified(std::sync::Arc::clone(&who)));
+            let decision = matched.judge(Caller::Verified(std::sync::Arc::clone(&who)).claims());
             let code = decision.map_or_else(|denial| denial.code(), |_| "passes");
             prop_assert_eq!(code, "rule_denied");
         }

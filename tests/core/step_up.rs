@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
+use authgate::canonical::Readings;
 use authgate::claims::ClaimPath;
 use authgate::identity::Identity;
 use authgate::mcp::{Call, Message};
@@ -142,7 +143,7 @@ enum Verdict {
 fn judge(matched: &Matched<'_>, set: usize, has_role: bool) -> Verdict {
     let place = set + if has_role { SETS } else { 0 };
     let caller = Caller::Verified(Arc::clone(&CALLERS[place]));
-    match matched.authorize(caller) {
+    match matched.judge(caller.claims()) {
         Ok(_) => Verdict::Passes,
         Err(Denial::ScopeMissing { needed, .. }) => Verdict::Asks(set_of(&needed)),
         Err(Denial::RuleFailed { .. }) => Verdict::Refused,
@@ -167,8 +168,9 @@ fn run(
             property(&policy, &matched)?;
         }
         for messages in MESSAGES.iter() {
-            let matched = policy.matched_with("POST", MCP_PATH, messages);
-            property(&policy, &matched.expect(MCP_PATH))?;
+            let readings = Readings::of(MCP_PATH).expect(MCP_PATH);
+            let matched = policy.matched_with("POST", &readings, messages);
+            property(&policy, &matched)?;
         }
         Ok(())
     });

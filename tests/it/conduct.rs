@@ -556,7 +556,7 @@ async fn no_trailer_of_a_request_passes() {
 /// H12: what speaks of one connection, and what `Connection` names, stays on it, both ways.
 #[tokio::test]
 async fn connection_fields_stay_on_their_connection() {
-    const NAMED: [&str; 3] = ["X-Hop", "x_hop", "Cookie"];
+    const NAMED: [&str; 3] = ["X-Hop", "x_hop", "Accept-Language"];
     const ALWAYS: [(&str, &str); 7] = [
         ("Keep-Alive", "timeout=5"),
         ("Proxy-Connection", "keep-alive"),
@@ -568,7 +568,10 @@ async fn connection_fields_stay_on_their_connection() {
     ];
     let issuer = Issuer::start();
     let upstream = Upstream::start(|_| {
-        let mut fields = vec![("Connection", "X-Hop,x_hop , Cookie,, X-Not-There, b@d name")];
+        let mut fields = vec![(
+            "Connection",
+            "X-Hop,x_hop , Accept-Language,, X-Not-There, b@d name",
+        )];
         fields.extend(NAMED.map(|name| (name, "1")));
         fields.extend(ALWAYS);
         fields.extend([("Upgrade", "h2c"), ("X-End", "1")]);
@@ -579,7 +582,7 @@ async fn connection_fields_stay_on_their_connection() {
         .header("Connection", "keep-alive, X-Hop")
         .header(
             "Connection",
-            " ,x_hop,Cookie, TE, X-Forwarded-For, b@d name",
+            " ,x_hop,Accept-Language, TE, X-Forwarded-For, b@d name",
         );
     for (name, value) in NAMED.map(|name| (name, "1")).into_iter().chain(ALWAYS) {
         request = request.header(name, value);
@@ -794,18 +797,13 @@ async fn options_go_as_far_as_max_forwards_says() {
         .header("Access-Control-Request-Method", "POST");
     assert_eq!(proxy.send(&preflight).await.status(), 204);
     for method in ["TRACE", "trace"] {
-        let expected = if method == "TRACE" { 501 } else { 200 };
         for value in ["0", "1"] {
             let request = Request::new(method, "/x").header("Max-Forwards", value);
             let answer = proxy.send(&request.bearer(&token)).await;
-            assert_eq!(answer.status(), expected, "{method} {value}");
+            assert_own(&answer, 501, "method_not_served");
         }
     }
-    // `trace` is another method, which means nothing to anybody.
-    assert_eq!(upstream.requests(), 2);
-    for _ in 0..2 {
-        assert_eq!(upstream.next().await.head.method(), "trace");
-    }
+    assert_eq!(upstream.requests(), 0);
     for (values, left) in [
         (&["1"][..], &["0"][..]),
         (&["10"], &["9"]),
@@ -872,7 +870,7 @@ async fn options_star_is_answered_here_and_connect_by_nobody() {
         );
     }
     let mut findings = Findings::default();
-    for method in ["GET", "POST", "HEAD", "options"] {
+    for method in ["GET", "POST", "HEAD"] {
         let answer = proxy.send(&Request::new(method, "*").bearer(&token)).await;
         findings.check(method, answer.status() == 400, || {
             answer.head.first_line.clone()
@@ -936,7 +934,7 @@ async fn what_is_unknown_passes_unchanged() {
         "QUERY",
         "PROPFIND",
         "M-SEARCH",
-        "get",
+        "GET2",
         "!$%&'*+-.^_`|~",
         "X",
     ];
@@ -995,7 +993,6 @@ async fn only_a_whole_websocket_handshake_is_an_upgrade() {
         ),
         ("POST", websocket("POST")),
         ("OPTIONS", websocket("OPTIONS")),
-        ("get", websocket("get")),
         ("a body", websocket("GET").body("hello")),
         (
             "a large body, unsent",
@@ -1345,12 +1342,9 @@ async fn forwarded_says_what_the_peer_may_say() {
         .start()
         .await;
     for (number, lines) in LINES.into_iter().enumerate() {
-        let request = lines
-            .iter()
-            .fold(Request::get("/x"), |request, line| {
-                request.header("Forwarded", line)
-            })
-            .header("Connection", "forwarded");
+        let request = lines.iter().fold(Request::get("/x"), |request, line| {
+            request.header("Forwarded", line)
+        });
         assert_eq!(stranger.send(&request).await.status(), 200);
         let head = upstream.next().await.head;
         assert_eq!(head.all("forwarded"), [OWN], "{lines:?}");

@@ -477,7 +477,7 @@ async fn the_request_is_the_one_that_is_asked_about() {
         (
             &["--path", "/open/x", "--method", "get"],
             1,
-            json!("method_denied"),
+            json!("method_not_served"),
         ),
         (&["--path", "/open/..%2fx"], 1, json!("token_missing")),
         (&["--path", "*", "--method", "OPTIONS"], 0, Value::Null),

@@ -43,7 +43,7 @@ async fn a_request_arrives_as_it_was_sent() {
         );
     }
     for method in [
-        "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "PROPFIND", "x-own",
+        "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "PROPFIND", "X-OWN",
     ] {
         assert_eq!(
             proxy.send(&Request::new(method, "/x")).await.status(),

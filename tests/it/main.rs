@@ -12,6 +12,7 @@
 mod a2a;
 mod answers;
 mod attacks;
+mod canonical;
 mod conduct;
 mod config;
 mod connections;

@@ -313,7 +313,7 @@ async fn other_methods_and_paths_are_what_they_were() {
         ),
         (
             Request::new("post", "/mcp").body(calling("run_shell")),
-            "405 method_denied",
+            "501 method_not_served",
         ),
         (Request::post("/elsewhere", "{}"), "passes"),
         (Request::get("/open"), "405 method_denied"),

@@ -86,6 +86,21 @@ impl Rules {
 
     /// Whether the backend's own router lets the request through, if it asks for what these rules ask.
     pub fn lets_pass(&self, router: Router, path: &str, method: &str, has_token: bool) -> bool {
+        let (passes, by_literal) = self.routes(router, path, method, has_token);
+        if !router.takes_format_suffix || by_literal {
+            return passes;
+        }
+        // A route that ends in a literal is there a second time, with any format behind it.
+        let Some(stem) = without_format(path) else {
+            return passes;
+        };
+        let (stem_passes, stem_by_literal) = self.routes(router, stem, method, has_token);
+        passes && (stem_passes || !stem_by_literal)
+    }
+
+    /// Whether the route that is found lets the request through, and whether it is found by a literal at
+    /// the end of the path.
+    fn routes(&self, router: Router, path: &str, method: &str, has_token: bool) -> (bool, bool) {
         let path = router.fold(path);
         let mut best: Vec<(&Rule, Vec<Fit>)> = Vec::new();
         for rule in &self.rules {
@@ -94,8 +109,10 @@ impl Rules {
             }
         }
         let Some(highest) = best.iter().map(|(_, fit)| fit.clone()).max() else {
-            return has_token && !self.deny_unmatched;
+            return (has_token && !self.deny_unmatched, false);
         };
+        let depth = path.trim_end_matches('/').split('/').count() - 1;
+        let by_literal = depth > 0 && highest.get(depth - 1) == Some(&Fit::Literal);
         // Patterns that this router cannot tell apart: nobody knows which of them it would take.
         let mut patterns: Vec<&str> = best
             .iter()
@@ -103,7 +120,7 @@ impl Rules {
             .map(|(rule, _)| rule.path.as_str())
             .collect();
         patterns.dedup();
-        patterns.iter().all(|pattern| {
+        let passes = patterns.iter().all(|pattern| {
             let of_pattern = || self.rules.iter().filter(|rule| rule.path == **pattern);
             of_pattern()
                 .find(|rule| rule.methods.contains(&method))
@@ -113,8 +130,20 @@ impl Rules {
                     Asked::AnyToken | Asked::TheScope => has_token,
                     Asked::AnotherScope | Asked::Impossible => false,
                 })
-        })
+        });
+        (passes, by_literal)
     }
+}
+
+/// `/x` for `/x.json` and `/x.json/`.
+fn without_format(path: &str) -> Option<&str> {
+    let bare = path.strip_suffix('/').unwrap_or(path);
+    let dot = bare.rfind('.')?;
+    let (stem, format) = (&bare[..dot], &bare[dot + 1..]);
+    let is_format = !format.is_empty()
+        && format.len() <= 16
+        && format.chars().all(|one| one.is_ascii_alphanumeric());
+    (is_format && !stem.is_empty() && !stem.ends_with('/')).then_some(stem)
 }
 
 /// How well one place of a pattern fits, from worst to best. Fits compare from the left.
@@ -154,6 +183,8 @@ fn fit(pattern: &str, path: &str) -> Option<Vec<Fit>> {
 pub struct Router {
     pub ignores_case: bool,
     pub ignores_trailing_slash: bool,
+    /// Such as Django REST framework's `DefaultRouter`, and Rails with `(.:format)`.
+    pub takes_format_suffix: bool,
 }
 
 impl Router {
@@ -190,9 +221,10 @@ pub enum Transformation {
     MergeSlashes,
     RemoveDotSegments,
     RemoveEncodedDotSegments,
+    TrimSegments,
 }
 
-pub const TRANSFORMATIONS: [Transformation; 18] = [
+pub const TRANSFORMATIONS: [Transformation; 19] = [
     Transformation::BackslashIsSlash,
     Transformation::CutAtFragment,
     Transformation::CutAtParameter,
@@ -211,6 +243,7 @@ pub const TRANSFORMATIONS: [Transformation; 18] = [
     Transformation::MergeSlashes,
     Transformation::RemoveDotSegments,
     Transformation::RemoveEncodedDotSegments,
+    Transformation::TrimSegments,
 ];
 
 /// ECMA-262 §19.2.6.3: what `decodeURI` leaves encoded.
@@ -268,6 +301,21 @@ impl Transformation {
             }
             Self::RemoveDotSegments => Some(remove_dot_segments(path)),
             Self::RemoveEncodedDotSegments => Some(remove_encoded_dot_segments(path)),
+            // Windows: the name of a file does not end in a dot or a space.
+            Self::TrimSegments => {
+                let trim = |segment: &str| {
+                    let mut name = segment.to_owned();
+                    while name.ends_with(['.', ' ']) {
+                        name.pop();
+                    }
+                    if name.is_empty() {
+                        segment.trim_end_matches(' ').to_owned()
+                    } else {
+                        name
+                    }
+                };
+                Some(path.split('/').map(trim).collect::<Vec<_>>().join("/"))
+            }
         }
     }
 }

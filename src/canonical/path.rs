@@ -18,6 +18,9 @@ const MAX_READINGS: usize = 96;
 /// two thirds of it (where a route ends in a slash, so does one of half that length).
 const MAX_WORK_BYTES: usize = 768 * 1024;
 
+/// The longest format suffix. The longest registered file extensions in use have about a dozen characters.
+const MAX_SUFFIX: usize = 16;
+
 /// How many bytes all readings of a path may have together: enough for the longest path that
 /// `limits.uri_bytes` permits by default, with one encoded character and with and without a final
 /// slash. It bounds the work that a stranger can ask for.
@@ -27,7 +30,7 @@ const MAX_READING_BYTES: usize = 68 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readings<'p> {
     literal: &'p str,
-    others: Vec<String>,
+    others: Cow<'p, [String]>,
 }
 
 /// Why a path cannot be decided on. All of these are the client's mistake (400).
@@ -66,32 +69,88 @@ impl fmt::Display for PathError {
 impl std::error::Error for PathError {}
 
 impl<'p> Readings<'p> {
-    /// Reads a path in every way. With `slash_matters`, some route ends in a slash, so a path
-    /// without one is also read with one.
+    /// Reads a path in every way.
     ///
     /// # Errors
     ///
     /// [`PathError`] for a path that is malformed or has too many readings.
-    pub fn of(path: &'p str, slash_matters: bool) -> Result<Self, PathError> {
-        check_bytes(path)?;
-        let mut readings = Self {
+    pub fn of(path: &'p str) -> Result<Self, PathError> {
+        Ok(Self {
             literal: path,
-            others: Vec::new(),
-        };
-        if !is_plain(path) || slash_matters {
-            readings.close(slash_matters)?;
+            others: Cow::Owned(other_readings(path)?),
+        })
+    }
+
+    /// A path with the other readings that [`other_readings`] found for it.
+    pub(super) const fn new(literal: &'p str, others: &'p [String]) -> Self {
+        Self {
+            literal,
+            others: Cow::Borrowed(others),
         }
-        Ok(readings)
+    }
+
+    /// The path as it was sent.
+    #[must_use]
+    pub const fn literal(&self) -> &'p str {
+        self.literal
     }
 
     /// All readings, the literal one first.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.literal).chain(self.others.iter().map(String::as_str))
     }
+}
 
+/// The readings of a path beside the path as it was sent.
+///
+/// # Errors
+///
+/// [`PathError`] for a path that is malformed or has too many readings.
+pub(super) fn other_readings(path: &str) -> Result<Vec<String>, PathError> {
+    check_bytes(path)?;
+    if is_plain(path) {
+        return Ok(Vec::new());
+    }
+    let mut closure = Closure {
+        literal: path,
+        others: Vec::new(),
+        bytes: path.len(),
+    };
+    closure.complete()?;
+    Ok(closure.others)
+}
+
+/// The paths that a format suffix may stand for: `/x` for `/x.json` and `/x.json/`, as routers with a
+/// format suffix read it (Django REST framework, Rails, older Spring). The suffix is one dot and 1 to
+/// [`MAX_SUFFIX`] letters or digits at the end of the last segment. A second path follows where dots or
+/// spaces stand before the suffix, which a backend may drop.
+pub fn without_format_suffix(path: &str) -> impl Iterator<Item = &str> {
+    let stem = format_stem(path);
+    let trimmed = stem
+        .map(trim_last_segment)
+        .filter(|trimmed| stem != Some(*trimmed));
+    stem.into_iter().chain(trimmed)
+}
+
+fn format_stem(path: &str) -> Option<&str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let (stem, suffix) = path.rsplit_once('.')?;
+    let is_suffix = (1..=MAX_SUFFIX).contains(&suffix.len())
+        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (is_suffix && !stem.ends_with('/')).then_some(stem)
+}
+
+/// The set of readings while it grows.
+struct Closure<'p> {
+    literal: &'p str,
+    others: Vec<String>,
+    /// How many bytes all readings have together.
+    bytes: usize,
+}
+
+impl Closure<'_> {
     /// Adds readings until every step leads to one that is there.
-    fn close(&mut self, slash_matters: bool) -> Result<(), PathError> {
-        let mut bytes = self.literal.len();
+    fn complete(&mut self) -> Result<(), PathError> {
         let mut next = 0;
         let mut current = self.literal.to_owned();
         let mut work: usize = 0;
@@ -108,13 +167,9 @@ impl<'p> Readings<'p> {
                 return Err(PathError::TooManyReadings);
             }
             for step in STEPS {
-                let Cow::Owned(reading) = step(&current) else {
-                    continue;
-                };
-                self.add(reading, &mut bytes)?;
-            }
-            if slash_matters && !current.ends_with('/') {
-                self.add(format!("{current}/"), &mut bytes)?;
+                if let Cow::Owned(reading) = step(&current) {
+                    self.add(reading)?;
+                }
             }
             let Some(reading) = self.others.get(next) else {
                 return Ok(());
@@ -124,15 +179,15 @@ impl<'p> Readings<'p> {
         }
     }
 
-    fn add(&mut self, reading: String, bytes: &mut usize) -> Result<(), PathError> {
+    fn add(&mut self, reading: String) -> Result<(), PathError> {
         if reading == self.literal || self.others.contains(&reading) {
             return Ok(());
         }
         if reading.chars().any(char::is_control) {
             return Err(PathError::ControlCharacter);
         }
-        *bytes = bytes.saturating_add(reading.len());
-        if self.others.len().saturating_add(2) > MAX_READINGS || *bytes > MAX_READING_BYTES {
+        self.bytes = self.bytes.saturating_add(reading.len());
+        if self.others.len().saturating_add(2) > MAX_READINGS || self.bytes > MAX_READING_BYTES {
             return Err(PathError::TooManyReadings);
         }
         self.others.push(reading);
@@ -169,14 +224,16 @@ fn check_bytes(path: &str) -> Result<(), PathError> {
 /// Whether no step can change the path: the common case, found at once. A segment that only begins with
 /// a dot is left to the steps.
 fn is_plain(path: &str) -> bool {
-    let may_change = |pair: &[u8]| matches!(pair, [b'%' | b';', _] | [b'/', b'/' | b'.']);
-    !path.as_bytes().windows(2).any(may_change) && (path == "/" || !path.ends_with(['/', '%', ';']))
+    let may_change =
+        |pair: &[u8]| matches!(pair, [b'%' | b';', _] | [b'/', b'/' | b'.'] | [b'.', b'/']);
+    !path.as_bytes().windows(2).any(may_change)
+        && (path == "/" || !path.ends_with(['/', '%', ';', '.']))
 }
 
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Cow<'_, str>;
 
-const STEPS: [Step; 16] = [
+const STEPS: [Step; 17] = [
     |path| decode(path, |_| true),
     |path| decode(path, |byte| byte != b'/'),
     // RFC 3986 §6.2.2.2: what a normaliser may decode.
@@ -201,6 +258,7 @@ const STEPS: [Step; 16] = [
     |path| cut_at(path, '?'),
     |path| cut_at(path, '#'),
     drop_trailing_slash,
+    trim_segments,
 ];
 
 /// Decodes percent-encoding once, of the bytes that `picks` says. Sequences that an earlier step
@@ -358,12 +416,39 @@ fn drop_trailing_slash(path: &str) -> Cow<'_, str> {
     }
 }
 
+/// Windows ignores dots and spaces at the end of a name. What remains of a segment of dots and spaces
+/// alone is its dots, which [`resolve_dots`] may take for `.` or `..`.
+fn trim_segments(path: &str) -> Cow<'_, str> {
+    if !path
+        .split('/')
+        .any(|segment| trim_segment(segment) != segment)
+    {
+        return Cow::Borrowed(path);
+    }
+    let trimmed: Vec<&str> = path.split('/').map(trim_segment).collect();
+    Cow::Owned(trimmed.join("/"))
+}
+
+fn trim_segment(segment: &str) -> &str {
+    match segment.trim_end_matches(['.', ' ']) {
+        "" => segment.trim_end_matches(' '),
+        trimmed => trimmed,
+    }
+}
+
+fn trim_last_segment(path: &str) -> &str {
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let dropped = last.len().saturating_sub(trim_segment(last).len());
+    let end = path.len().saturating_sub(dropped);
+    path.get(..end).unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{MAX_READINGS, PathError, Readings, is_plain};
+    use super::{Closure, MAX_READINGS, PathError, Readings, is_plain, without_format_suffix};
 
     fn readings(path: &str) -> Vec<String> {
-        Readings::of(path, false)
+        Readings::of(path)
             .unwrap_or_else(|error| panic!("{path}: {error}"))
             .iter()
             .map(str::to_owned)
@@ -379,16 +464,17 @@ mod tests {
             paths = paths
                 .iter()
                 .flat_map(|path| {
-                    ["/", ".", ";", "a", "%2e", "%2F"].map(|next| format!("{path}{next}"))
+                    ["/", ".", ";", "a", "b", "%2e", "%2F"].map(|next| format!("{path}{next}"))
                 })
                 .collect();
             for path in paths.iter().filter(|path| is_plain(path)) {
-                let mut readings = Readings {
+                let mut closure = Closure {
                     literal: path,
                     others: Vec::new(),
+                    bytes: 0,
                 };
-                assert_eq!(readings.close(false), Ok(()));
-                assert!(readings.others.is_empty(), "{path}: {:?}", readings.others);
+                assert_eq!(closure.complete(), Ok(()));
+                assert!(closure.others.is_empty(), "{path}: {:?}", closure.others);
                 plain += 1;
             }
         }
@@ -403,7 +489,8 @@ mod tests {
             "/api/agents/WeatherAgent/stream",
             "/a2a/message:send",
             "/.well-known/agent-card.json",
-            "/a.b/..c/d..",
+            "/a.b/..c/d..e",
+            "/v1.2/robots.txt",
             "/~user/x_y-z!$&'()*+,=@",
         ] {
             assert_eq!(readings(path), [path]);
@@ -442,6 +529,15 @@ mod tests {
             ("/x/../%2e%2e/y", &["/y"]),
             ("/api%2e./x", &["/api../x"]),
             ("/\u{2f}/\u{2f}", &["/"]),
+            ("/admin./x", &["/admin/x"]),
+            ("/admin.", &["/admin"]),
+            ("/admin.../", &["/admin/", "/admin"]),
+            ("/admin%20/x", &["/admin/x"]),
+            ("/admin%2E%20.", &["/admin"]),
+            ("/admin%252e/x", &["/admin/x"]),
+            ("/public/..%20/admin", &["/admin"]),
+            ("/public/..%20%20%2fadmin", &["/admin"]),
+            ("/x%2Ejson", &["/x.json"]),
         ] {
             let found = readings(path);
             assert_eq!(found.first().map(String::as_str), Some(path));
@@ -455,13 +551,30 @@ mod tests {
     }
 
     #[test]
-    fn a_trailing_slash_is_added_only_where_it_matters() {
-        let with_slash: Vec<String> = Readings::of("/a", true)
-            .expect("a path")
-            .iter()
-            .map(str::to_owned)
-            .collect();
-        assert_eq!(with_slash, ["/a", "/a/"]);
+    fn a_format_suffix_stands_at_the_end_of_the_last_segment() {
+        for (path, expected) in [
+            ("/x.json", &["/x"][..]),
+            ("/x.json/", &["/x"]),
+            ("/a/b.c.json", &["/a/b.c"]),
+            ("/x.mp4", &["/x"]),
+            ("/robots.txt", &["/robots"]),
+            ("/x.0123456789abcdef", &["/x"]),
+            ("/x..json", &["/x.", "/x"]),
+            ("/x .json", &["/x ", "/x"]),
+            ("/x.0123456789abcdefg", &[]),
+            ("/v1.2/x", &[]),
+            ("/x", &[]),
+            ("/x.", &[]),
+            ("/.json", &[]),
+            ("/a/.json", &[]),
+            ("/x.js-on", &[]),
+            ("/x.json//", &[]),
+            ("/", &[]),
+            ("", &[]),
+        ] {
+            let found: Vec<&str> = without_format_suffix(path).collect();
+            assert_eq!(found, expected, "{path}");
+        }
     }
 
     #[test]
@@ -491,17 +604,17 @@ mod tests {
             ("/%ff", NotUtf8),
             ("/%c0%af", NotUtf8),
         ] {
-            assert_eq!(Readings::of(path, false), Err(expected), "{path:?}");
+            assert_eq!(Readings::of(path), Err(expected), "{path:?}");
         }
     }
 
     #[test]
     fn the_number_of_readings_is_bounded() {
         let many = "/a;x/..;y/%252e%252e%252f/b%253b//c;z/./d%5ce;".repeat(20);
-        assert_eq!(Readings::of(&many, true), Err(PathError::TooManyReadings));
+        assert_eq!(Readings::of(&many), Err(PathError::TooManyReadings));
         let encoded_many_times = format!("/%{}41", "25".repeat(MAX_READINGS));
         assert_eq!(
-            Readings::of(&encoded_many_times, false),
+            Readings::of(&encoded_many_times),
             Err(PathError::TooManyReadings)
         );
         let long = format!("/%41{}", "a".repeat(16 * 1024));
