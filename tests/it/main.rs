@@ -37,6 +37,7 @@ mod reload;
 mod resource;
 mod rolling;
 mod rules;
+mod same_verdict;
 mod storms;
 mod streaming;
 mod support;
