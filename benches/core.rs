@@ -256,6 +256,37 @@ fn readings(criterion: &mut Criterion) {
         ("encoded", "/api/v120/threads/thread%20one/messages", true),
         ("odd", "/public/..;x=y/%2e%2e/admin", true),
         ("too many", &many, false),
+        ("nested 90 times", &format!("/%{}41", "25".repeat(90)), true),
+        (
+            "nested 40 times, long",
+            &format!("/{}/%{}41", "a".repeat(900), "25".repeat(40)),
+            true,
+        ),
+        (
+            "one sequence, 15 KiB",
+            &format!("/%41{}", "a".repeat(15 * 1024)),
+            true,
+        ),
+        (
+            "sequences only, 15 KiB",
+            &format!("/{}", "%41".repeat(5 * 1024)),
+            true,
+        ),
+        (
+            "dots, 15 KiB",
+            &format!("/{}", "a./".repeat(5 * 1024)),
+            true,
+        ),
+        (
+            "a URL in a segment",
+            "/api/fetch/https%3A%2F%2Fexample.com%2Fa%2Fb%3Fq%3D1%23top",
+            true,
+        ),
+        (
+            "two dozen parameters",
+            &format!("/a{}", ";b=c".repeat(24)),
+            true,
+        ),
     ] {
         assert_eq!(Readings::of(path).is_ok(), is_ok, "{name}");
         criterion.bench_function(&format!("readings: {name}"), |bencher| {

@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName};
 
+use super::managed::fold;
+
 /// How many options the `Connection` lines of one message may have. Each is compared with the message's
 /// fields, before any token is looked at; senders name two or three.
 pub const MAX_CONNECTION_OPTIONS: usize = 32;
@@ -83,13 +85,17 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), TooManyOptions> 
     Ok(())
 }
 
-/// Whether a decision reads the field: see [`READ_BY_DECISIONS`].
+/// Whether a decision reads the field: see [`READ_BY_DECISIONS`]. A name counts in every spelling that a
+/// backend may fold (`_` or `.` for `-`), since some decisions refuse those.
 #[must_use]
 pub fn is_read_by_decisions(name: &HeaderName) -> bool {
     let name = name.as_str();
-    READ_BY_DECISIONS
-        .iter()
-        .any(|read| name == *read || (read.ends_with('-') && name.starts_with(read)))
+    let is = |read: &str| {
+        let mut folded = name.bytes().map(fold);
+        let begins = read.bytes().all(|byte| folded.next() == Some(byte));
+        begins && (read.ends_with('-') || folded.next().is_none())
+    };
+    READ_BY_DECISIONS.iter().any(|read| is(read))
 }
 
 /// Whether a field is a connection field whether or not it is nominated.
@@ -219,6 +225,8 @@ mod tests {
             ("Mcp-Session-Id", "mcp-session-id"),
             ("mcp-anything", "mcp-anything"),
             ("sec-websocket-protocol", "sec-websocket-protocol"),
+            ("mcp_method", "mcp_method"),
+            ("Content.Type", "content.type"),
         ] {
             let before = headers(&[("connection", option), ("accept", "*/*"), (name, "1")]);
             let mut found = before.clone();

@@ -129,7 +129,7 @@ pub fn may_carry_identity(name: &HeaderName) -> bool {
 }
 
 /// Header names are lower case already in `http`; what is not a letter or digit becomes a hyphen.
-const fn fold(byte: u8) -> u8 {
+pub(super) const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() {
         byte.to_ascii_lowercase()
     } else {

@@ -295,3 +295,174 @@ async fn a_public_suffix_opens_nothing() {
         );
     }
 }
+
+/// Every field of a wide dictionary that changes the verdict on some request is one that cannot be
+/// nominated, or a field of the connection.
+#[tokio::test]
+async fn the_table_of_what_decides_is_what_decides() {
+    // These are looked at for the connection: for framing, for loops and for how far a request goes. Without
+    // them a request is decided on, and forwarded, without them.
+    const ELSEWHERE: [&str; 4] = ["max-forwards", "upgrade", "connection", "transfer-encoding"];
+    const CONFIGURATIONS: [&str; 3] = [
+        "[cors]\norigins = [\"https://app.example.com\"]\nenforce_origin = true\n[mcp]\nread_bodies = true\n",
+        "[token_sources]\nquery_parameter = \"access_token\"\nwebsocket_protocol = true\n",
+        "[dpop]\nmode = \"accepted\"\n",
+    ];
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let token = issuer
+        .user("auth0|alice")
+        .claim("scope", "read tools:call")
+        .mint();
+    let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
+    let scenarios = [
+        Request::get("/x"),
+        Request::get("/x").bearer(&token),
+        Request::new("OPTIONS", "/x").header("Origin", "https://app.example.com"),
+        Request::new("OPTIONS", "/x")
+            .header("Origin", "https://app.example.com")
+            .header("Access-Control-Request-Method", "POST"),
+        Request::post("/mcp", call)
+            .bearer(&token)
+            .header("Content-Type", "application/json"),
+        Request::post("/mcp", call)
+            .bearer(&token)
+            .header("Content-Type", "application/json")
+            .header("MCP-Protocol-Version", "2026-07-28")
+            .header("Mcp-Method", "tools/call")
+            .header("Mcp-Name", "echo"),
+        Request::get("/x")
+            .websocket()
+            .header("Sec-WebSocket-Protocol", &format!("bearer.{token}")),
+    ];
+    let values = [
+        "1",
+        "application/json",
+        "gzip",
+        "https://evil.example",
+        "POST",
+        "2026-07-28",
+        "bearer.x",
+    ];
+    let mut deciding = std::collections::BTreeSet::new();
+    for (number, configuration) in CONFIGURATIONS.into_iter().enumerate() {
+        let proxy = Setup::new(&issuer, &upstream)
+            .top(if number == 2 {
+                "public_url = \"https://agents.example.com\""
+            } else {
+                ""
+            })
+            .rest(&format!("{configuration}{MCP}"))
+            .start()
+            .await;
+        for scenario in &scenarios {
+            let before = outcome_or_switch(&proxy.send(scenario).await);
+            for name in NAMES {
+                // A length that is one number would have the program wait for the body.
+                let fits = |value: &&str| name != "Content-Length" || value.parse::<u64>().is_err();
+                for value in values.into_iter().filter(fits) {
+                    let answer = proxy.send(&scenario.clone().header(name, value)).await;
+                    if outcome_or_switch(&answer) != before {
+                        deciding.insert(name.to_ascii_lowercase());
+                    }
+                }
+            }
+        }
+    }
+    deciding.retain(|name| !ELSEWHERE.contains(&name.as_str()));
+    let is_listed = |name: &String| {
+        let name = http::HeaderName::from_bytes(name.as_bytes()).expect("a name");
+        authgate::headers::is_read_by_decisions(&name)
+    };
+    let missing: Vec<&String> = deciding.iter().filter(|name| !is_listed(name)).collect();
+    assert!(
+        missing.is_empty(),
+        "these decide, and could be nominated: {missing:?}"
+    );
+    // And nothing is listed in vain, but for two that a backend decides by: its session, and its own CORS.
+    for read in authgate::headers::READ_BY_DECISIONS {
+        let is_decided_by = deciding.iter().any(|name| name.starts_with(read));
+        let is_backends = ["access-control-request-", "cookie", "dpop"].contains(&read);
+        assert!(
+            is_decided_by || is_backends,
+            "{read} decides nothing: {deciding:?}"
+        );
+    }
+}
+
+fn outcome_or_switch(response: &Response) -> String {
+    match response.status() {
+        status @ (101 | 204 | 426) => status.to_string(),
+        _ => outcome(response),
+    }
+}
+
+/// Request fields in use, registered or not.
+const NAMES: [&str; 66] = [
+    "A-IM",
+    "Accept",
+    "Accept-Charset",
+    "Accept-Encoding",
+    "Accept-Language",
+    "Access-Control-Request-Headers",
+    "Access-Control-Request-Method",
+    "Access-Control-Request-Private-Network",
+    "Authorization",
+    "Cache-Control",
+    "Client-Cert",
+    "Content-Digest",
+    "Content-Disposition",
+    "Content-Encoding",
+    "Content-Language",
+    "Content-Length",
+    "Content-Location",
+    "Content-Range",
+    "Content-Type",
+    "Cookie",
+    "DNT",
+    "DPoP",
+    "Date",
+    "Depth",
+    "Destination",
+    "Expect",
+    "Forwarded",
+    "From",
+    "Host",
+    "Idempotency-Key",
+    "If-Match",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Range",
+    "Last-Event-ID",
+    "MCP-Protocol-Version",
+    "Max-Forwards",
+    "Mcp-Method",
+    "Mcp-Name",
+    "Mcp-Session-Id",
+    "Mcp_Method",
+    "Origin",
+    "Pragma",
+    "Prefer",
+    "Priority",
+    "Proxy-Authorization",
+    "Range",
+    "Referer",
+    "Sec-Fetch-Mode",
+    "Sec-Fetch-Site",
+    "Sec-WebSocket-Extensions",
+    "Sec-WebSocket-Protocol",
+    "Signature",
+    "TE",
+    "Trailer",
+    "Upgrade-Insecure-Requests",
+    "User-Agent",
+    "Via",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-User",
+    "X-HTTP-Method-Override",
+    "X-Original-URL",
+    "X-Request-Id",
+    "traceparent",
+];
