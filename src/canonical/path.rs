@@ -10,20 +10,27 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// How many readings a path may have. Honest odd paths have two or three; a whole URL, encoded in
-/// one segment, has a few dozen.
-const MAX_READINGS: usize = 96;
+/// one segment, has two or three dozen.
+const MAX_READINGS: usize = 64;
 
-/// How many bytes all steps may look at, for one path. It bounds the time that a stranger can ask
-/// for before any token is looked at; the longest permitted path with one encoded character needs
-/// two thirds of it (where a route ends in a slash, so does one of half that length).
-const MAX_WORK_BYTES: usize = 768 * 1024;
+/// How many bytes all steps may look at, for one path. It bounds the time that a stranger can ask for
+/// before any token is looked at: some 100 µs for the dearest path that is decided on (`cargo bench
+/// --bench core -- readings`). The longest path that `limits.uri_bytes` permits by default needs two
+/// thirds of it, with one encoded character.
+const MAX_WORK_BYTES: usize = 192 * 1024;
+
+/// What one `%XX` takes to be looked at or decoded, in bytes looked at.
+const SEQUENCE_WORK: usize = 64;
+
+/// What one segment takes where a step goes through them, in bytes looked at.
+const SEGMENT_WORK: usize = 32;
 
 /// The longest format suffix. The longest registered file extensions in use have about a dozen characters.
 const MAX_SUFFIX: usize = 16;
 
 /// How many bytes all readings of a path may have together: enough for the longest path that
 /// `limits.uri_bytes` permits by default, with one encoded character and with and without a final
-/// slash. It bounds the work that a stranger can ask for.
+/// slash. It bounds the memory that a stranger can ask for.
 const MAX_READING_BYTES: usize = 68 * 1024;
 
 /// The readings of one path. The first is the path as it was sent.
@@ -111,11 +118,7 @@ pub(super) fn other_readings(path: &str) -> Result<Vec<String>, PathError> {
     if is_plain(path) {
         return Ok(Vec::new());
     }
-    let mut closure = Closure {
-        literal: path,
-        others: Vec::new(),
-        bytes: path.len(),
-    };
+    let mut closure = Closure::new(path);
     closure.complete()?;
     Ok(closure.others)
 }
@@ -146,27 +149,38 @@ struct Closure<'p> {
     others: Vec<String>,
     /// How many bytes all readings have together.
     bytes: usize,
+    /// How many bytes have been looked at.
+    work: usize,
 }
 
-impl Closure<'_> {
+impl<'p> Closure<'p> {
+    const fn new(literal: &'p str) -> Self {
+        Self {
+            literal,
+            others: Vec::new(),
+            bytes: literal.len(),
+            work: 0,
+        }
+    }
+
     /// Adds readings until every step leads to one that is there.
     fn complete(&mut self) -> Result<(), PathError> {
         let mut next = 0;
         let mut current = self.literal.to_owned();
-        let mut work: usize = 0;
         loop {
-            work = work.saturating_add(current.len().saturating_mul(STEPS.len()));
-            // Each new reading is also compared with those before it.
-            work = work.saturating_add(
-                self.others
-                    .len()
-                    .saturating_mul(STEPS.len())
-                    .saturating_mul(8),
-            );
-            if work > MAX_WORK_BYTES {
-                return Err(PathError::TooManyReadings);
-            }
-            for step in STEPS {
+            // Four passes at most over a reading on which no step does anything.
+            self.spend(current.len().saturating_mul(4))?;
+            self.add_decoded(&current)?;
+            for (trigger, step) in STEPS {
+                if !trigger(&current) {
+                    continue;
+                }
+                let segments = current.bytes().filter(|byte| *byte == b'/').count();
+                self.spend(
+                    current
+                        .len()
+                        .saturating_add(segments.saturating_mul(SEGMENT_WORK)),
+                )?;
                 if let Cow::Owned(reading) = step(&current) {
                     self.add(reading)?;
                 }
@@ -179,11 +193,58 @@ impl Closure<'_> {
         }
     }
 
+    /// Adds what percent-decoding makes of a reading, by each [`DECODERS`]: one that decodes every
+    /// sequence makes what the first one makes, and one that decodes none makes nothing.
+    fn add_decoded(&mut self, reading: &str) -> Result<(), PathError> {
+        let mut sequences: usize = 0;
+        let mut decodes_any = [false; DECODERS.len()];
+        let mut decodes_all = [true; DECODERS.len()];
+        for byte in encoded_bytes(reading) {
+            sequences = sequences.saturating_add(1);
+            for ((picks, any), all) in DECODERS.iter().zip(&mut decodes_any).zip(&mut decodes_all) {
+                let picked = picks(byte);
+                *any |= picked;
+                *all &= picked;
+            }
+        }
+        self.spend(sequences.saturating_mul(SEQUENCE_WORK))?;
+        let mut is_first = true;
+        for ((picks, any), all) in DECODERS.iter().zip(decodes_any).zip(decodes_all) {
+            if any && (is_first || !all) {
+                self.spend(
+                    reading
+                        .len()
+                        .saturating_add(sequences.saturating_mul(SEQUENCE_WORK)),
+                )?;
+                self.add(decode(reading, *picks))?;
+            }
+            is_first = false;
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), PathError> {
+        self.work = self.work.saturating_add(bytes);
+        if self.work > MAX_WORK_BYTES {
+            return Err(PathError::TooManyReadings);
+        }
+        Ok(())
+    }
+
     fn add(&mut self, reading: String) -> Result<(), PathError> {
+        // Readings of one length are the ones that are compared byte by byte.
+        let alike = |other: &&String| other.len() == reading.len();
+        let compared = self.others.iter().filter(alike).count();
+        self.spend(
+            reading
+                .len()
+                .saturating_mul(compared)
+                .saturating_add(self.others.len()),
+        )?;
         if reading == self.literal || self.others.contains(&reading) {
             return Ok(());
         }
-        if reading.chars().any(char::is_control) {
+        if has_control(&reading) {
             return Err(PathError::ControlCharacter);
         }
         self.bytes = self.bytes.saturating_add(reading.len());
@@ -192,6 +253,14 @@ impl Closure<'_> {
         }
         self.others.push(reading);
         Ok(())
+    }
+}
+
+fn has_control(reading: &str) -> bool {
+    if reading.is_ascii() {
+        reading.bytes().any(|byte| byte.is_ascii_control())
+    } else {
+        reading.chars().any(char::is_control)
     }
 }
 
@@ -230,68 +299,76 @@ fn is_plain(path: &str) -> bool {
         && (path == "/" || !path.ends_with(['/', '%', ';', '.']))
 }
 
+/// Which bytes a backend decodes where they stand percent-encoded. The first one decodes all.
+const DECODERS: [fn(u8) -> bool; 5] = [
+    |_| true,
+    |byte| byte != b'/',
+    // RFC 3986 §6.2.2.2: what a normaliser may decode.
+    |byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte),
+    // What JavaScript's decodeURI leaves alone; Hono routes on its result, and keeps %25 as well.
+    |byte| !b";/?:@&=+$,#".contains(&byte),
+    |byte| !b";/?:@&=+$,#%".contains(&byte),
+];
+
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Cow<'_, str>;
 
-const STEPS: [Step; 17] = [
-    |path| decode(path, |_| true),
-    |path| decode(path, |byte| byte != b'/'),
-    // RFC 3986 §6.2.2.2: what a normaliser may decode.
-    |path| {
-        decode(path, |byte| {
-            byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-        })
-    },
-    // What JavaScript's decodeURI leaves alone; Hono routes on its result, and keeps %25 as well.
-    |path| decode(path, |byte| !b";/?:@&=+$,#".contains(&byte)),
-    |path| decode(path, |byte| !b";/?:@&=+$,#%".contains(&byte)),
-    backslashes_to_slashes,
-    merge_slashes,
-    drop_authority,
-    resolve_dots,
-    resolve_encoded_dots,
-    drop_parameters,
-    drop_last_parameters,
-    |path| cut_at(path, ';'),
+/// The other steps, each with what a path must hold for it to do anything.
+const STEPS: [(fn(&str) -> bool, Step); 12] = [
+    (|path| path.contains('\\'), backslashes_to_slashes),
+    (has_empty_segment, merge_slashes),
+    (|path| path.starts_with("//"), drop_authority),
+    (|path| path.contains("/."), resolve_dots),
+    (|path| path.contains('%'), resolve_encoded_dots),
+    (|path| path.contains(';'), drop_parameters),
+    (|path| path.contains(';'), drop_last_parameters),
+    (|path| path.contains(';'), |path| cut_at(path, ';')),
     // A decoded '?' or '#' ends the path for a program that parses the decoded text again; some look
     // for one of them only.
-    |path| cut_at(path, '?'),
-    |path| cut_at(path, '#'),
-    drop_trailing_slash,
-    trim_segments,
+    (|path| path.contains('?'), |path| cut_at(path, '?')),
+    (|path| path.contains('#'), |path| cut_at(path, '#')),
+    (|path| path.ends_with('/'), drop_trailing_slash),
+    (|path| path.contains(['.', ' ']), trim_segments),
 ];
+
+fn has_empty_segment(path: &str) -> bool {
+    path.as_bytes().windows(2).any(|pair| pair == b"//")
+}
 
 /// Decodes percent-encoding once, of the bytes that `picks` says. Sequences that an earlier step
 /// has broken stay as they are. What is not UTF-8 is replaced, as backends do.
-fn decode(path: &str, picks: fn(u8) -> bool) -> Cow<'_, str> {
-    let mut sequences = path
-        .match_indices('%')
-        .filter_map(|(place, _)| path.as_bytes().get(place..));
-    if !sequences.any(|rest| encoded_byte(rest).is_some_and(|(byte, _)| picks(byte))) {
-        return Cow::Borrowed(path);
-    }
+fn decode(path: &str, picks: fn(u8) -> bool) -> String {
     let decoded = decoded_bytes(path, picks);
-    Cow::Owned(
-        String::from_utf8(decoded)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    )
+    String::from_utf8(decoded)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// The bytes that stand percent-encoded in a path.
+fn encoded_bytes(path: &str) -> impl Iterator<Item = u8> {
+    path.match_indices('%')
+        .filter_map(|(index, _)| path.as_bytes().get(index..))
+        .filter_map(|rest| encoded_byte(rest).map(|(byte, _)| byte))
 }
 
 fn decoded_bytes(path: &str, picks: fn(u8) -> bool) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        match encoded_byte(rest) {
-            Some((byte, after)) if picks(byte) => {
+    let mut rest = path;
+    while let Some((plain, _)) = rest.split_once('%') {
+        decoded.extend_from_slice(plain.as_bytes());
+        let encoded = rest.get(plain.len()..).unwrap_or_default();
+        let length = match encoded_byte(encoded.as_bytes()) {
+            Some((byte, _)) if picks(byte) => {
                 decoded.push(byte);
-                rest = after;
+                "%XX".len()
             }
             _ => {
-                decoded.push(*first);
-                rest = after;
+                decoded.push(b'%');
+                "%".len()
             }
-        }
+        };
+        rest = encoded.get(length..).unwrap_or_default();
     }
+    decoded.extend_from_slice(rest.as_bytes());
     decoded
 }
 
@@ -365,10 +442,14 @@ fn resolve_dots(path: &str) -> Cow<'_, str> {
 /// WHATWG URL parsers, such as Node's `URL`, take `%2e` for a dot where dots make a whole segment,
 /// and decode nothing else.
 fn resolve_encoded_dots(path: &str) -> Cow<'_, str> {
-    let dots = |segment: &str| match segment.to_ascii_lowercase().as_str() {
-        "%2e" => Some("."),
-        "%2e%2e" | ".%2e" | "%2e." => Some(".."),
-        _ => None,
+    let dots = |segment: &str| {
+        let is = |spelling: &str| segment.eq_ignore_ascii_case(spelling);
+        match segment.len() {
+            3 if is("%2e") => Some("."),
+            4 if is(".%2e") || is("%2e.") => Some(".."),
+            6 if is("%2e%2e") => Some(".."),
+            _ => None,
+        }
     };
     if !path.split('/').any(|segment| dots(segment).is_some()) {
         return Cow::Borrowed(path);
@@ -468,11 +549,7 @@ mod tests {
                 })
                 .collect();
             for path in paths.iter().filter(|path| is_plain(path)) {
-                let mut closure = Closure {
-                    literal: path,
-                    others: Vec::new(),
-                    bytes: 0,
-                };
+                let mut closure = Closure::new(path);
                 assert_eq!(closure.complete(), Ok(()));
                 assert!(closure.others.is_empty(), "{path}: {:?}", closure.others);
                 plain += 1;
