@@ -194,7 +194,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
         runtimes,
         accepting,
     };
-    reload::announce(shared.current().generation, source.file().as_deref());
+    reload::announce(shared.current().generation, source.file());
     let reloader = Reloader::new(source, Arc::clone(&shared), keys, connections, metrics);
     tasks.spawn(reloader.run(hangup));
     let (dying, mut died) = mpsc::channel::<()>(1);

@@ -186,13 +186,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         );
         return ExitCode::from(USAGE);
     }
-    let source = source(cli.settings);
+    let settings = cli.settings;
     match cli.command.unwrap_or(Command::Run) {
-        Command::Run => run_proxy(WatchedSource::new(source)),
-        Command::Check { online } => run_check(source.load(), online),
-        Command::Explain(arguments) => run_explain(source.load(), &arguments),
-        Command::Healthcheck => run_healthcheck(&source),
-        Command::Drain { wait } => run_drain(&source, wait),
+        Command::Run => with_source(settings, |source| run_proxy(WatchedSource::new(source))),
+        Command::Check { online } => {
+            with_source(settings, |source| run_check(source.load(), online))
+        }
+        Command::Explain(arguments) => {
+            with_source(settings, |source| run_explain(source.load(), &arguments))
+        }
+        Command::Healthcheck => with_source(settings, |source| run_healthcheck(&source)),
+        Command::Drain { wait } => with_source(settings, |source| run_drain(&source, wait)),
+        // These two read no configuration, so nothing that is wrong with it concerns them.
         Command::Schema => {
             print(&format!("{:#}", config::schema()));
             ExitCode::SUCCESS
@@ -206,17 +211,22 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn source(settings: Settings) -> Source {
-    Source {
-        flag: settings.config,
-        overrides: Overrides {
-            listen: settings.listen,
-            upstream: settings.upstream,
-            admin: settings.admin,
-            workers: settings.workers,
-            log: settings.log,
-            log_format: settings.log_format,
-        },
+/// Runs a command that needs to know where the configuration comes from.
+fn with_source(settings: Settings, run: impl FnOnce(Source) -> ExitCode) -> ExitCode {
+    let overrides = Overrides {
+        listen: settings.listen,
+        upstream: settings.upstream,
+        admin: settings.admin,
+        workers: settings.workers,
+        log: settings.log,
+        log_format: settings.log_format,
+    };
+    match Source::new(settings.config, overrides, std::env::vars_os()) {
+        Ok(source) => run(source),
+        Err(errors) => {
+            report("error", &errors);
+            ExitCode::from(CONFIG)
+        }
     }
 }
 

@@ -19,7 +19,7 @@ Environment:
   AUTH0_AUDIENCE               The API identifier, or several with commas between them
   AUTHGATE_CONFIG, AUTHGATE_LISTEN, AUTHGATE_UPSTREAM, AUTHGATE_ADMIN, AUTHGATE_WORKERS, AUTHGATE_LOG, \
 AUTHGATE_LOG_FORMAT
-                               As the flags
+                               As the flags; AUTHGATE_CONFIG must not be empty
   AUTHGATE_MCP_SESSION_KEY     Keys of MCP sessions, of 32 characters or more each, the current one first
   SSL_CERT_FILE, SSL_CERT_DIR  Trusted roots in place of the system's
   HTTPS_PROXY, NO_PROXY        For fetching keys; requests to the backend never go through a proxy

@@ -208,7 +208,7 @@ impl Reloader {
             }
         }
         self.source.watch(&self.shared.current().config);
-        announce(generation, self.source.file().as_deref());
+        announce(generation, self.source.file());
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl WatchedSource {
     #[must_use]
     pub fn new(source: Source) -> Self {
         Self {
-            files: source.file().into_iter().collect(),
+            files: source.file().map(Path::to_owned).into_iter().collect(),
             source,
             known: Vec::new(),
         }
@@ -310,7 +310,7 @@ impl WatchedSource {
 
     /// The file, if there is one.
     #[must_use]
-    pub fn file(&self) -> Option<PathBuf> {
+    pub fn file(&self) -> Option<&Path> {
         self.source.file()
     }
 
@@ -326,8 +326,9 @@ impl WatchedSource {
         let files = self
             .file()
             .into_iter()
-            .chain(certificate.map(Path::to_owned))
-            .chain(nonce_key::file(config).map(Path::to_owned))
+            .chain(certificate)
+            .chain(nonce_key::file(config))
+            .map(Path::to_owned)
             .chain(config.mcp.sessions.file());
         let files: Vec<PathBuf> = files.collect();
         if files != self.files {

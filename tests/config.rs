@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use authgate::claims::Claims;
-use authgate::config::{self, Config, Environment, Loaded, Overrides, Problem};
+use authgate::config::{self, Config, Environment, Loaded, Overrides, Problem, Source};
 use authgate::policy::Access;
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
@@ -25,22 +25,25 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-fn empty_environment(_: &str) -> Option<String> {
-    None
+/// An environment with these values.
+fn environment(value: impl Fn(&str) -> Option<String>) -> Environment {
+    let variables = config::VARIABLES.into_iter();
+    let variables = variables.filter_map(|name| Some((name.into(), value(name)?.into())));
+    Environment::new(variables).expect("Unicode")
 }
 
 fn load_file(path: &Path) -> Loaded {
-    config::load(Some(path), &Overrides::default(), &empty_environment)
+    config::load(Some(path), &Overrides::default(), &Environment::default())
 }
 
-fn load_with(text: &str, overrides: &Overrides, environment: Environment<'_>) -> Loaded {
+fn load_with(text: &str, overrides: &Overrides, environment: &Environment) -> Loaded {
     let mut file = NamedTempFile::new().expect("a file");
     file.write_all(text.as_bytes()).expect("a file");
     config::load(Some(file.path()), overrides, environment)
 }
 
 fn load(text: &str) -> Loaded {
-    load_with(text, &Overrides::default(), &empty_environment)
+    load_with(text, &Overrides::default(), &Environment::default())
 }
 
 /// A fragment of a file, with the domain and the audience that it lacks.
@@ -998,7 +1001,7 @@ fn the_schema_explains_every_key() {
 #[test]
 fn nothing_configured_names_the_variables_and_the_keys() {
     for file in [None, Some(Path::new("/dev/null"))] {
-        let loaded = config::load(file, &Overrides::default(), &empty_environment);
+        let loaded = config::load(file, &Overrides::default(), &Environment::default());
         assert_eq!(
             joined(&errors(loaded)),
             "  auth0: Auth0 domain and audience are required: set AUTH0_DOMAIN and AUTH0_AUDIENCE, \
@@ -1161,11 +1164,11 @@ fn variables_are_taken_as_people_paste_them() {
             vec![],
         ),
     ] {
-        let environment = |name: &str| match name {
+        let environment = environment(|name| match name {
             "AUTH0_DOMAIN" => Some(domain.to_owned()),
             "AUTH0_AUDIENCE" => Some(audience.to_owned()),
             _ => None,
-        };
+        });
         let loaded = config::load(None, &Overrides::default(), &environment);
         let paths: Vec<&str> = loaded
             .warnings
@@ -1182,7 +1185,7 @@ fn variables_are_taken_as_people_paste_them() {
 
 #[test]
 fn a_wrong_variable_is_named_and_not_the_key() {
-    let environment = |name: &str| {
+    let environment = environment(|name| {
         let value = match name {
             "AUTH0_DOMAIN" => "http://your-tenant.us.auth0.com",
             "AUTH0_AUDIENCE" => "  ",
@@ -1192,7 +1195,7 @@ fn a_wrong_variable_is_named_and_not_the_key() {
             _ => return None,
         };
         Some(value.to_owned())
-    };
+    });
     let overrides = Overrides {
         upstream: Some("agent".to_owned()),
         ..Overrides::default()
@@ -1224,7 +1227,7 @@ fn flags_win_over_variables_over_the_file_over_the_defaults() {
         log: Some("error".to_owned()),
         log_format: Some("json".to_owned()),
     };
-    let variables = |name: &str| {
+    let variables = environment(|name| {
         let value = match name {
             "AUTHGATE_LISTEN" => "127.0.0.1:2",
             "AUTHGATE_UPSTREAM" => "http://127.0.0.2:2",
@@ -1237,7 +1240,7 @@ fn flags_win_over_variables_over_the_file_over_the_defaults() {
             _ => return None,
         };
         Some(value.to_owned())
-    };
+    });
     let file = r#"
         listen = "127.0.0.1:3"
         upstream = "http://127.0.0.2:3"
@@ -1309,7 +1312,7 @@ fn flags_win_over_variables_over_the_file_over_the_defaults() {
 /// Sources that agree are no news, however they are spelled.
 #[test]
 fn agreement_is_not_noted() {
-    let environment = |name: &str| {
+    let environment = environment(|name| {
         let value = match name {
             "AUTH0_AUDIENCE" => "https://a,https://b",
             "AUTHGATE_LISTEN" => " 127.0.0.1:1 ",
@@ -1318,7 +1321,7 @@ fn agreement_is_not_noted() {
             _ => return None,
         };
         Some(value.to_owned())
-    };
+    });
     let flags = Overrides {
         listen: Some("127.0.0.1:1".to_owned()),
         admin: Some(" ".to_owned()),
@@ -1334,19 +1337,36 @@ fn agreement_is_not_noted() {
 
 #[test]
 fn the_file_is_named_by_the_flag_or_the_variable() {
-    let variable = |value: &'static str| {
-        move |name: &str| (name == "AUTHGATE_CONFIG").then(|| value.to_owned())
+    let source = |flag: Option<&str>, variable: Option<&str>| {
+        let variables = variable.map(|value| ("AUTHGATE_CONFIG".into(), value.into()));
+        Source::new(flag.map(PathBuf::from), Overrides::default(), variables)
     };
-    let flag = Path::new("/flag.toml");
-    for (flag, value, expected) in [
-        (Some(flag), "/variable.toml", Some("/flag.toml")),
-        (None, " /variable.toml\n", Some("/variable.toml")),
-        (None, " ", None),
+    let flag = Some("/flag.toml");
+    for (flag, variable, expected) in [
+        (None, None, None),
+        (None, Some("/variable.toml"), Some("/variable.toml")),
+        (None, Some(" /variable.toml\n"), Some("/variable.toml")),
+        (flag, None, Some("/flag.toml")),
+        (flag, Some("/variable.toml"), Some("/flag.toml")),
+        (flag, Some(""), Some("/flag.toml")),
+        (flag, Some(" "), Some("/flag.toml")),
     ] {
-        let path = config::file_path(flag, &variable(value));
-        assert_eq!(path.as_deref(), expected.map(Path::new));
+        let source = source(flag, variable).expect("a source");
+        assert_eq!(
+            source.file(),
+            expected.map(Path::new),
+            "{flag:?} {variable:?}"
+        );
+        let notes = source.load().notes;
+        let is_noted = flag.is_some() && variable == Some("/variable.toml");
+        assert_eq!(notes.len(), usize::from(is_noted), "{notes:?}");
     }
-    assert_eq!(config::file_path(None, &empty_environment), None);
+    for blank in ["", " ", "\t\r\n", "\u{2003}"] {
+        let problems = source(None, Some(blank)).expect_err("no file is named");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].path, "AUTHGATE_CONFIG");
+        assert!(problems[0].message.contains("unset"), "{problems:?}");
+    }
 }
 
 /// What the variable holds is told to nobody.
@@ -1354,7 +1374,7 @@ fn the_file_is_named_by_the_flag_or_the_variable() {
 fn keys_of_sessions_are_taken_and_never_shown() {
     let load = |keys: &'static str, fragment: &str| {
         let environment =
-            move |name: &str| (name == "AUTHGATE_MCP_SESSION_KEY").then(|| keys.to_owned());
+            environment(|name| (name == "AUTHGATE_MCP_SESSION_KEY").then(|| keys.to_owned()));
         load_with(&complete(fragment), &Overrides::default(), &environment)
     };
     let long = "0123456789abcdef0123456789abcdef,fedcba9876543210fedcba9876543210";

@@ -39,17 +39,8 @@ const DEFAULT_PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(20);
 const BACK_OFF: Duration = Duration::from_millis(10);
 
-/// These would win over the demo's file, or lead its loopback requests astray.
-const FOREIGN_VARIABLES: [&str; 17] = [
-    "AUTH0_DOMAIN",
-    "AUTH0_AUDIENCE",
-    "AUTHGATE_CONFIG",
-    "AUTHGATE_LISTEN",
-    "AUTHGATE_UPSTREAM",
-    "AUTHGATE_ADMIN",
-    "AUTHGATE_WORKERS",
-    "AUTHGATE_LOG",
-    "AUTHGATE_LOG_FORMAT",
+/// These would lead the demo's loopback requests astray.
+const PROXY_VARIABLES: [&str; 8] = [
     "ALL_PROXY",
     "all_proxy",
     "HTTP_PROXY",
@@ -60,16 +51,20 @@ const FOREIGN_VARIABLES: [&str; 17] = [
     "no_proxy",
 ];
 
+/// These, and those that would win over the demo's file.
+fn foreign_variables() -> impl Iterator<Item = &'static str> {
+    authgate::config::VARIABLES
+        .into_iter()
+        .chain(PROXY_VARIABLES)
+}
+
 struct Options {
     self_test: bool,
     listen: Option<SocketAddr>,
 }
 
 fn main() -> ExitCode {
-    if FOREIGN_VARIABLES
-        .iter()
-        .any(|name| std::env::var_os(name).is_some())
-    {
+    if foreign_variables().any(|name| std::env::var_os(name).is_some()) {
         return relaunch_without_foreign_variables();
     }
     let options = match options(std::env::args().skip(1)) {
@@ -90,7 +85,7 @@ fn relaunch_without_foreign_variables() -> ExitCode {
     };
     let mut again = Command::new(program);
     again.args(std::env::args_os().skip(1));
-    for name in FOREIGN_VARIABLES {
+    for name in foreign_variables() {
         again.env_remove(name);
     }
     fail(70, &again.exec().to_string())

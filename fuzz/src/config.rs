@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use authgate::check;
-use authgate::config::{Config, KeySource, Loaded, Overrides, Problem, UpstreamAddress, load_text};
+use authgate::config::{
+    Config, Environment, KeySource, Loaded, Overrides, Problem, UpstreamAddress, load_text,
+};
 use authgate::headers::may_carry_identity;
 use authgate::policy::{Access, Methods};
 
@@ -60,7 +62,10 @@ fn load(text: &str) -> Loaded {
         log: setting("--log"),
         log_format: setting("--log-format"),
     };
-    load_text(NAME, text, &overrides, &setting)
+    let variables = settings().filter(|(name, _)| !name.starts_with('-'));
+    let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    let environment = Environment::new(variables).expect("text is Unicode");
+    load_text(NAME, text, &overrides, &environment)
 }
 
 fn check_bounds(config: &Config) {

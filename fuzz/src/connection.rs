@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use authgate::canonical::Readings;
-use authgate::config::{Config, Overrides, load_text};
+use authgate::config::{Config, Environment, Overrides, load_text};
 use authgate::keys::{Fetcher, KeyStore};
 use authgate::listener::{Client, ConnectionSettings, Phase, Slots, serve_stream};
 use authgate::metrics::Metrics;
@@ -185,9 +185,14 @@ fn config(
         key_file = key_file.display(),
         parameter = if sources { "access_token" } else { "" },
     );
-    load_text("fuzz", &text, &Overrides::default(), &|_| None)
-        .config
-        .expect("a configuration")
+    load_text(
+        "fuzz",
+        &text,
+        &Overrides::default(),
+        &Environment::default(),
+    )
+    .config
+    .expect("a configuration")
 }
 
 /// A store with the key, which asks for no other during the run.

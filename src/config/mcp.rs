@@ -9,7 +9,7 @@ use super::sources::Sources;
 use crate::mcp::{KeyError, SessionKeys};
 
 /// The variable with the keys.
-const KEY_VARIABLE: &str = "AUTHGATE_MCP_SESSION_KEY";
+pub(super) const KEY_VARIABLE: &str = "AUTHGATE_MCP_SESSION_KEY";
 
 /// The most that is read of a file of keys: far more than as many keys as there may be.
 const MAX_FILE_BYTES: u64 = 64 * 1024;

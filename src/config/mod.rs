@@ -5,6 +5,7 @@
 mod auth0;
 mod cors;
 mod dpop;
+mod environment;
 mod mcp;
 mod network;
 mod reader;
@@ -14,9 +15,10 @@ mod schema;
 mod sources;
 mod units;
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
@@ -24,12 +26,13 @@ use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
 pub use dpop::{Dpop, NonceSource};
+pub use environment::{Environment, VARIABLES};
 pub use mcp::{McpSettings, SessionKeyError, SessionKeySource};
 pub use network::{Limits, Timeouts, UpstreamAddress, UpstreamProtocol};
 pub use reader::Problem;
 pub use rules::ClaimNames;
 pub use schema::schema;
-pub use sources::{Environment, Overrides};
+pub use sources::Overrides;
 
 use crate::certificate::CertificateFiles;
 use crate::claims::ClaimPath;
@@ -39,6 +42,7 @@ use crate::identity::IdentitySettings;
 use crate::policy::{Area, Areas, DuplicateRoute, Policy, Requirement, Route};
 use crate::resource::{ProofSupport, ResourceSettings, Resources};
 use crate::token::{PublicOrigin, TokenSources};
+use environment::CONFIG_VARIABLE;
 use reader::{Problems, Section};
 use schema::Form;
 use sources::Sources;
@@ -138,7 +142,7 @@ pub struct Loaded {
 
 /// Loads the configuration. `file` is `--config` or `AUTHGATE_CONFIG`, if set.
 #[must_use]
-pub fn load(file: Option<&Path>, overrides: &Overrides, environment: Environment<'_>) -> Loaded {
+pub fn load(file: Option<&Path>, overrides: &Overrides, environment: &Environment) -> Loaded {
     let text = file.map_or_else(|| Ok(String::new()), read_file);
     match text {
         Ok(text) => {
@@ -155,13 +159,14 @@ pub fn load_text(
     name: &str,
     text: &str,
     overrides: &Overrides,
-    environment: Environment<'_>,
+    environment: &Environment,
 ) -> Loaded {
     let table = match parse(name, text) {
         Ok(table) => table,
         Err(problem) => return unreadable(problem),
     };
     let mut problems = Problems::default();
+    problems.warnings.extend(environment.warnings());
     let mut sources = Sources::new(environment);
     let config = read(Section::root(table), overrides, &mut sources, &mut problems);
     let config = match config {
@@ -193,7 +198,7 @@ pub struct Operation {
 pub fn load_operation(
     file: Option<&Path>,
     overrides: &Overrides,
-    environment: Environment<'_>,
+    environment: &Environment,
 ) -> Result<Operation, Vec<Problem>> {
     let table = match file {
         None => Ok(toml::Table::new()),
@@ -211,36 +216,68 @@ pub fn load_operation(
 }
 
 /// Where a configuration comes from, so that it can be loaded again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Source {
-    /// `--config`.
-    pub flag: Option<std::path::PathBuf>,
-    /// The other flags.
-    pub overrides: Overrides,
+    file: Option<PathBuf>,
+    overrides: Overrides,
+    environment: Environment,
+    notes: Vec<String>,
 }
 
 impl Source {
+    /// The file is the one of `--config`, or else that of `AUTHGATE_CONFIG`. `variables` are those of the
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// When it is not certain which file is meant, or what a variable sets.
+    pub fn new(
+        flag: Option<PathBuf>,
+        overrides: Overrides,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Vec<Problem>> {
+        let environment = Environment::new(variables)?;
+        let variable = environment.get(CONFIG_VARIABLE).map(str::trim);
+        // A file was meant, and its rules with it.
+        if flag.is_none() && variable == Some("") {
+            return Err(vec![Problem {
+                path: CONFIG_VARIABLE.to_owned(),
+                message:
+                    "is empty: name the configuration file, or unset the variable to run without one"
+                        .to_owned(),
+            }]);
+        }
+        let variable = variable.filter(|path| !path.is_empty()).map(Path::new);
+        let mut notes = Vec::new();
+        if let (Some(flag), Some(variable)) = (&flag, variable)
+            && flag != variable
+        {
+            notes.push(format!(
+                "config: {} from --config wins over {} from {CONFIG_VARIABLE}",
+                flag.display(),
+                variable.display()
+            ));
+        }
+        let file = flag.or_else(|| variable.map(Path::to_owned));
+        Ok(Self {
+            file,
+            overrides,
+            environment,
+            notes,
+        })
+    }
+
     /// The file, if there is one.
     #[must_use]
-    pub fn file(&self) -> Option<std::path::PathBuf> {
-        file_path(self.flag.as_deref(), &environment)
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// Loads the configuration as it stands now.
     #[must_use]
     pub fn load(&self) -> Loaded {
-        let file = self.file();
-        let mut loaded = load(file.as_deref(), &self.overrides, &environment);
-        let variable = file_path(None, &environment);
-        if let (Some(file), Some(variable)) = (&file, &variable)
-            && file != variable
-        {
-            loaded.notes.push(format!(
-                "config: {} from --config wins over {} from AUTHGATE_CONFIG",
-                file.display(),
-                variable.display()
-            ));
-        }
+        let mut loaded = load(self.file(), &self.overrides, &self.environment);
+        loaded.notes.extend(self.notes.iter().cloned());
         loaded
     }
 
@@ -250,12 +287,8 @@ impl Source {
     ///
     /// Every problem of these parts.
     pub fn load_operation(&self) -> Result<Operation, Vec<Problem>> {
-        load_operation(self.file().as_deref(), &self.overrides, &environment)
+        load_operation(self.file(), &self.overrides, &self.environment)
     }
-}
-
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 /// A file that cannot be read must not be followed by complaints about what it would have held.
@@ -265,16 +298,6 @@ fn unreadable(problem: Problem) -> Loaded {
         warnings: Vec::new(),
         notes: Vec::new(),
     }
-}
-
-/// The path of the configuration file: the flag, or else `AUTHGATE_CONFIG`.
-#[must_use]
-pub fn file_path(flag: Option<&Path>, environment: Environment<'_>) -> Option<std::path::PathBuf> {
-    flag.map(Path::to_owned).or_else(|| {
-        let value = environment("AUTHGATE_CONFIG")?;
-        let value = value.trim();
-        (!value.is_empty()).then(|| value.into())
-    })
 }
 
 fn read_file(path: &Path) -> Result<String, Problem> {

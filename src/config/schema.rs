@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::environment::Environment;
 use super::reader::{Problems, Section};
 use super::sources::{Overrides, Sources};
 
@@ -140,7 +141,8 @@ pub fn schema() -> Value {
 fn shapes() -> Vec<Shape> {
     let probe: toml::Table = PROBE.parse().unwrap_or_default();
     let mut problems = Problems::default();
-    let mut sources = Sources::new(&|_| None);
+    let environment = Environment::default();
+    let mut sources = Sources::new(&environment);
     // The probe is no configuration; only the questions count.
     _ = super::read(
         Section::root(probe),

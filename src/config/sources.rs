@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::environment::Environment;
 use super::reader::{Problems, Section};
 use super::schema::Form;
 
@@ -22,12 +23,9 @@ pub struct Overrides {
     pub log_format: Option<String>,
 }
 
-/// The environment, as a function, so that tests need not change the real one.
-pub type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
-
 /// Resolves settings by precedence and notes where two sources disagree.
 pub(super) struct Sources<'e> {
-    environment: Environment<'e>,
+    environment: &'e Environment,
     pub(super) notes: Vec<String>,
 }
 
@@ -39,7 +37,7 @@ pub(super) struct Sourced {
 }
 
 impl<'e> Sources<'e> {
-    pub(super) const fn new(environment: Environment<'e>) -> Self {
+    pub(super) const fn new(environment: &'e Environment) -> Self {
         Self {
             environment,
             notes: Vec::new(),
@@ -74,7 +72,7 @@ impl<'e> Sources<'e> {
     /// An environment variable as people paste it: spaces and quotes around the value do not count,
     /// and an empty value counts as not set.
     pub(super) fn variable(&self, name: &str, problems: &mut Problems) -> Option<Sourced> {
-        let raw = (self.environment)(name)?;
+        let raw = self.environment.get(name)?;
         let trimmed = raw.trim();
         let unquoted = ['"', '\''].iter().find_map(|quote| {
             trimmed

@@ -1,7 +1,9 @@
 //! The command line and the configuration file, as their user meets them.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
@@ -60,23 +62,13 @@ async fn help_and_version_are_no_errors() {
 async fn the_long_help_names_every_variable_and_every_exit_code() {
     let output = call(&["--help"]).await;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for name in [
-        "AUTH0_DOMAIN",
-        "AUTH0_AUDIENCE",
-        "AUTHGATE_CONFIG",
-        "AUTHGATE_LISTEN",
-        "AUTHGATE_UPSTREAM",
-        "AUTHGATE_ADMIN",
-        "AUTHGATE_WORKERS",
-        "AUTHGATE_LOG",
-        "AUTHGATE_LOG_FORMAT",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "HTTPS_PROXY",
-        "NO_PROXY",
-        "SIGTERM",
-        "SIGINT",
-    ] {
+    let others = ["SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY"];
+    let signals = ["SIGTERM", "SIGINT"];
+    for name in authgate::config::VARIABLES
+        .into_iter()
+        .chain(others)
+        .chain(signals)
+    {
         assert!(text.contains(name), "no {name} in:\n{text}");
     }
     let (_, codes) = text.split_once("Exit codes:\n").expect("exit codes");
@@ -501,6 +493,147 @@ async fn an_empty_variable_is_not_set() {
             .status(),
         200
     );
+}
+
+/// A start without the rules that were meant: the two variables alone make a complete configuration.
+#[tokio::test]
+async fn a_configuration_that_cannot_be_found_is_never_done_without() {
+    let not_unicode = OsString::from_vec(b"/etc/authgate/\xFF.toml".to_vec());
+    let directory = TempDir::new().expect("a directory");
+    let files = directory.path().as_os_str();
+    for command in ["run", "check", "explain", "healthcheck", "drain"] {
+        for (name, value, words) in [
+            ("AUTHGATE_CONFIG", OsStr::new(""), "unset"),
+            ("AUTHGATE_CONFIG", OsStr::new(" \t\n"), "unset"),
+            ("AUTHGATE_CONFIG", &not_unicode, "not Unicode"),
+            (
+                "AUTHGATE_CONFIG",
+                OsStr::new("/no/such/file.toml"),
+                "cannot be read",
+            ),
+            ("AUTHGATE_CONFIG", OsStr::new("\"\""), "cannot be read"),
+            ("AUTHGATE_CONFIG", files, "cannot be read"),
+            ("AUTHGATE_ADMIN", &not_unicode, "not Unicode"),
+            ("AUTHGATE_MCP_SESSION_KEY", &not_unicode, "not Unicode"),
+            ("AUTH0_AUDIENCE", &not_unicode, "not Unicode"),
+        ] {
+            let mut program = two_variables();
+            program.args([command, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+            program.env(name, value);
+            let output = run_to_end(program, "").await;
+            let text = printed(&output);
+            assert_eq!(
+                output.status.code(),
+                Some(78),
+                "{command} {name}={value:?}: {text}"
+            );
+            let (subject, _) = text.split_once(words).unwrap_or_else(|| panic!("{text}"));
+            let place = if words == "cannot be read" {
+                &value.to_string_lossy()
+            } else {
+                name
+            };
+            assert!(
+                subject.contains(place),
+                "{command} {name}={value:?}: {text}"
+            );
+        }
+    }
+}
+
+/// `--config` says which file is meant.
+#[tokio::test]
+async fn a_flag_makes_up_for_a_blank_variable_and_not_for_an_unreadable_one() {
+    let not_unicode = OsString::from_vec(vec![0xFF]);
+    for (value, code) in [(OsStr::new(" "), 0), (&not_unicode, 78)] {
+        let mut program = program();
+        program.args(["check", "--config", "config/minimal.toml"]);
+        program.env("AUTHGATE_CONFIG", value);
+        let output = run_to_end(program, "").await;
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{value:?}: {}",
+            printed(&output)
+        );
+    }
+    for (file, code) in [("", 64), (" ", 78)] {
+        let mut program = two_variables();
+        program.args(["check", "--config", file]);
+        let output = run_to_end(program, "").await;
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{file:?}: {}",
+            printed(&output)
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_reads_no_configuration_is_not_kept_from_it() {
+    for arguments in [&["schema"][..], &["completions", "bash"]] {
+        for value in [OsString::new(), OsString::from_vec(vec![0xFF])] {
+            let mut program = program();
+            program.args(arguments).env("AUTHGATE_CONFIG", &value);
+            let output = run_to_end(program, "").await;
+            assert_eq!(output.status.code(), Some(0), "{arguments:?} {value:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_variable_is_a_warning_with_the_nearest_name() {
+    let mut program = two_variables();
+    program.arg("check").envs([
+        ("AUTHGATE_CONFIG_FILE", "/etc/authgate/authgate.toml"),
+        ("AUTHGATE_PORT", "8080"),
+        ("AUTHGATE_SERVICE_HOST", "10.0.0.1"),
+        ("AUTHGATE_SERVICE_PORT_HTTP", "80"),
+        ("AUTHGATE_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("AUTHGATE_ADMIN_PORT", "tcp://10.0.0.1:9090"),
+    ]);
+    let output = run_to_end(program, "").await;
+    assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let warnings: Vec<&str> = errors
+        .lines()
+        .filter(|line| line.contains("AUTHGATE_"))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{errors}");
+    for (warning, name, nearest) in [
+        (warnings[0], "AUTHGATE_CONFIG_FILE", " AUTHGATE_CONFIG"),
+        (warnings[1], "AUTHGATE_PORT", " AUTHGATE_LOG"),
+    ] {
+        assert!(
+            warning.starts_with(&format!("warning: {name}: ")),
+            "{warning}"
+        );
+        assert!(warning.ends_with(nearest), "{warning}");
+    }
+}
+
+/// The same in the log of the running process.
+#[tokio::test]
+async fn a_running_process_warns_of_unknown_variables() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::hello());
+    let proxy = Setup::new(&issuer, &upstream)
+        .environment("AUTHGATE_CONFG", "authgate.toml")
+        .start()
+        .await;
+    proxy
+        .event("the warning", |event| {
+            event["level"] == "WARN" && event.to_string().contains("AUTHGATE_CONFG")
+        })
+        .await;
+}
+
+/// The program with the least that it runs with.
+fn two_variables() -> Command {
+    let mut command = program();
+    command.env("AUTH0_DOMAIN", "your-tenant.us.auth0.com");
+    command.env("AUTH0_AUDIENCE", "https://your-api.com");
+    command
 }
 
 #[tokio::test]

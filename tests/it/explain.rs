@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use authgate::clock::UnixTime;
-use authgate::config::{self, Config, Overrides};
+use authgate::config::{self, Config, Environment, Overrides};
 use authgate::explain::{Decision, Outcome, Question, Report, Step, credential, explain as decide};
 use authgate::jose::KeySet;
 use authgate::token::{IssuerKeys, Keyring};
@@ -42,7 +42,11 @@ impl File {
     }
 
     fn load(&self) -> Config {
-        let loaded = config::load(Some(&self.path), &Overrides::default(), &|_| None);
+        let loaded = config::load(
+            Some(&self.path),
+            &Overrides::default(),
+            &Environment::default(),
+        );
         loaded.config.expect("a valid configuration")
     }
 
