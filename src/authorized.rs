@@ -1,5 +1,7 @@
 //! The only kind of request that the upstream accepts.
 
+use std::fmt;
+
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::{Request, Version};
 
@@ -11,9 +13,17 @@ use crate::token::TokenSources;
 /// A request that a [`Permit`] was given for: the request that was decided on, less the credentials that
 /// end here, with what this program sets. No client's copy of a managed header is in it, and the identity
 /// is the one that was judged.
-#[derive(Debug)]
 pub struct AuthorizedRequest<B> {
     request: Request<B>,
+}
+
+impl<B> fmt::Debug for AuthorizedRequest<B> {
+    /// Neither the target nor the fields: tokens may stand there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizedRequest")
+            .field("method", self.request.method())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is set and taken out when a permitted request is forwarded.
@@ -68,4 +78,24 @@ impl<B> AuthorizedRequest<B> {
 fn ask_for_websocket(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AuthorizedRequest;
+    use http::Request;
+
+    #[test]
+    fn debug_shows_no_token() {
+        let request = Request::get("/x?access_token=geheim")
+            .header("authorization", "Bearer geheim")
+            .header("x-auth-claims", "geheim")
+            .body("geheim")
+            .expect("a request");
+        let authorized = AuthorizedRequest { request };
+        for shown in [format!("{authorized:?}"), format!("{authorized:#?}")] {
+            assert!(shown.contains("GET"), "{shown}");
+            assert!(!shown.contains("geheim"), "{shown}");
+        }
+    }
 }

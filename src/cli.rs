@@ -29,7 +29,7 @@ const SOFTWARE: u8 = 70;
 const CONFIG: u8 = 78;
 
 /// Authenticating reverse proxy in front of an AI-agent backend
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "authgate", version, args_conflicts_with_subcommands = false)]
 #[command(long_about = manual::ABOUT, after_long_help = manual::AFTER)]
 struct Cli {
@@ -39,7 +39,7 @@ struct Cli {
     settings: Settings,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Start the proxy (the default)
     Run,
@@ -82,7 +82,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Args)]
 struct Explain {
     /// The method of the request, letter for letter
     #[arg(long, default_value = "GET")]

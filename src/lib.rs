@@ -24,7 +24,7 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
+//! as a state machine), [`random`], [`secret`] (what `Debug` does not show), [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
 //! [`certificate`], [`nonce_key`], `writing` (small writes in one piece). Above them: [`config`] (flags, environment and file, parsed once), [`app`]
 //! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
@@ -46,8 +46,9 @@
 //! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
 //! - **Every path is decided under every reading** that a backend could make of it.
 //! - **Whatever a stranger controls has a named bound** with its reason beside it.
-//! - **No secret in a log.** Tokens live in types whose `Debug` hides them; a query string is read only
-//!   for a token that configuration allows there, and never logged.
+//! - **No secret in a log.** The text of tokens, proofs and keys is kept as a [`secret::Secret`], or in a type without `Debug`;
+//!   `tests/layering.rs` enforces it. A query string is read only for a token that configuration allows there, and never
+//!   logged.
 
 #![warn(missing_docs, unreachable_pub)]
 #![warn(clippy::pedantic)]
@@ -109,6 +110,7 @@ pub mod random;
 pub mod reload;
 pub mod resource;
 pub mod rotation;
+pub mod secret;
 pub mod tls;
 pub mod token;
 pub mod upstream;

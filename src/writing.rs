@@ -9,7 +9,6 @@ use std::io::IoSlice;
 const MAX_COPIED: usize = 1024;
 
 /// Where pieces are put together.
-#[derive(Debug)]
 pub(crate) struct Space([u8; MAX_COPIED]);
 
 impl Space {

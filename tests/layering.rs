@@ -10,17 +10,18 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     // The pure core: no tokio, no hyper, no rustls, no tracing anywhere.
     ("clock", &[], &[]),
     ("random", &[], &[]),
+    ("secret", &[], &[]),
     ("writing", &[], &[]),
     ("claims", &[], &["serde_json"]),
     (
         "jose",
-        &[],
+        &["secret"],
         &["base64", "jose_jwk", "ring", "serde", "serde_json"],
     ),
     ("rotation", &["clock"], &[]),
     (
         "token",
-        &["claims", "clock", "jose"],
+        &["claims", "clock", "jose", "secret"],
         &["http", "serde_json"],
     ),
     ("identity", &["claims", "token"], &["http", "serde_json"]),
@@ -223,6 +224,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "mcp",
             "policy",
             "proxy",
+            "secret",
             "token",
         ],
         &["base64", "http", "serde_json"],
@@ -419,6 +421,7 @@ fn the_core_has_no_io_no_clock_and_no_log() {
         "random",
         "resource",
         "rotation",
+        "secret",
         "token",
     ];
     let mut seen = BTreeSet::new();
@@ -527,4 +530,205 @@ fn every_code_stands_in_the_readme() {
             "{code} is not in README.md"
         );
     }
+}
+
+/// Where the text of tokens, proofs and keys passes.
+const SECRET_PATHS: [&str; 15] = [
+    "authorized.rs",
+    "cli.rs",
+    "config/dpop.rs",
+    "config/environment.rs",
+    "config/mcp.rs",
+    "config/sources.rs",
+    "explain/",
+    "identity.rs",
+    "jose/",
+    "keys/",
+    "listener/",
+    "mcp/session.rs",
+    "proxy/",
+    "token/",
+    "upstream/",
+];
+
+/// Fields of text or bytes that `Debug` shows there, and why none of them can hold such a text. What can is a
+/// `Secret`, or its type has no `Debug`.
+#[rustfmt::skip]
+const SHOWN: [(&str, &str, &[&str], &str); 38] = [
+    ("cli.rs", "Settings", &["listen", "upstream", "admin", "workers", "log", "log_format"], "flags, none of which is a secret"),
+    ("config/mcp.rs", "SessionKeyError", &["why"], "an error of the file system, or what is wrong with a key"),
+    ("config/sources.rs", "Overrides", &["listen", "upstream", "admin", "workers", "log", "log_format"], "flags, as above"),
+    ("explain/diagnosis.rs", "Facts", &["audiences"], "for the report"),
+    ("explain/mod.rs", "Report", &["method", "path", "upstream", "answer", "diagnosis"], "the report, which `Ink` has written"),
+    ("explain/steps.rs", "Step", &["check", "expected", "found"], "a part of the report"),
+    ("jose/json.rs", "JsonError", &["0"], "the place of a mistake"),
+    ("jose/jwk.rs", "Key", &["kid"], "a name"),
+    ("jose/jwk.rs", "KeySetError", &["Malformed"], "the place of a mistake in a public document"),
+    ("jose/jwk.rs", "Material", &["Point", "Rsa"], "public keys"),
+    ("jose/jwk.rs", "SkippedKey", &["kid", "reason"], "about a public key"),
+    ("jose/jws.rs", "Header", &["algorithm", "kid", "typ"], "members of the header that the log shows"),
+    ("jose/jws.rs", "JwsError", &["Parts"], "a number"),
+    ("keys/fetch.rs", "FetchError", &["Connect", "Proxy"], "errors, which name no credentials"),
+    ("listener/activity.rs", "Activity", &["interim"], "an answer of the upstream"),
+    ("listener/head_follower.rs", "HeadFollower", &["frame_head"], "lengths and types of frames"),
+    ("listener/mod.rs", "ClientConnection", &["forwarded_for"], "an address"),
+    ("listener/mod.rs", "Unreadable", &["Malformed"], "what is wrong, without the text"),
+    ("mcp/session.rs", "Principal", &["issuer", "subject", "client"], "names"),
+    ("proxy/access_log.rs", "Record", &["request_id", "asked", "detail", "route", "kid"], "what the log shows"),
+    ("proxy/body.rs", "Content", &["Own"], "an answer"),
+    ("proxy/body.rs", "Upstream", &["Read"], "an answer"),
+    ("proxy/challenge.rs", "Realm", &["name", "metadata", "scopes"], "for the challenge"),
+    ("proxy/frames.rs", "Place", &["ExtendedLength"], "a length"),
+    ("proxy/possession.rs", "Possession", &["renewed"], "a nonce, which any client may ask for"),
+    ("proxy/refusal.rs", "Refusal", &["nonce"], "a nonce, as above"),
+    ("proxy/schemes.rs", "Offer", &["algorithms"], "for the challenge"),
+    ("token/dpop/error.rs", "ProofError", &["Key", "expected", "found"], "members of a proof that the log shows"),
+    ("token/dpop/mod.rs", "Binding", &["thumbprint", "token_hash"], "digests"),
+    ("token/dpop/mod.rs", "ProofTarget", &["method", "path"], "of the request, without its query"),
+    ("token/dpop/target.rs", "PublicOrigin", &["0"], "of the configuration"),
+    ("token/keyring.rs", "IssuerKeys", &["issuer"], "a name"),
+    ("token/rejection.rs", "Rejection", &["expected", "found", "kid"], "members of a token that the log shows"),
+    ("token/sources.rs", "TokenSources", &["query_parameter"], "the name of a parameter"),
+    ("token/verifier.rs", "SignedToken", &["issuer", "kid"], "names"),
+    ("token/verifier.rs", "VerifiedToken", &["issuer", "kid", "subject"], "names"),
+    ("token/verifier.rs", "VerifierSettings", &["audiences"], "of the configuration"),
+    ("upstream/body.rs", "Source", &["Read"], "the body of a message, where no token counts"),
+];
+
+/// The types that derive `Debug`, each with its lines.
+fn shown_types(code: &str) -> Vec<(String, Vec<&str>)> {
+    let mut lines = code.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if !(line.starts_with("#[derive(") && line.contains("Debug")) {
+            continue;
+        }
+        let head = lines.find(|line| !line.starts_with("#[")).expect("a type");
+        let mut words = head.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        words.find(|word| matches!(*word, "struct" | "enum"));
+        let name = words.next().expect("a name").to_owned();
+        let body = if head.ends_with(';') {
+            vec![head]
+        } else {
+            lines
+                .by_ref()
+                .take_while(|line| *line != "}" && *line != ");")
+                .collect()
+        };
+        found.push((name, body));
+    }
+    found
+}
+
+/// The name in `pub(super) name: Type` and `Name(Type)`.
+fn field_name(line: &str) -> &str {
+    let line = line.trim_start();
+    let line = ["pub(super) ", "pub(crate) ", "pub "]
+        .iter()
+        .find_map(|visibility| line.strip_prefix(visibility))
+        .unwrap_or(line);
+    line.split([':', '(', ' ']).next().unwrap_or_default()
+}
+
+/// Whether a line declares a field that could hold the text of a token.
+fn holds_text(line: &str) -> bool {
+    const TEXTS: [&str; 12] = [
+        "str",
+        "String",
+        "Bytes",
+        "BytesMut",
+        "u8",
+        "OsString",
+        "HeaderMap",
+        "HeaderValue",
+        "Uri",
+        "Parts",
+        "Request",
+        "Cow",
+    ];
+    let line = line.replace("&'static str", "");
+    let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    !line.contains("Secret<") && words.any(|word| TEXTS.contains(&word))
+}
+
+/// A type that derives `Debug` and gets a field of text must say why that may be shown.
+#[test]
+fn debug_shows_no_secret() {
+    let mut found = BTreeSet::new();
+    for (file, text) in sources() {
+        if !SECRET_PATHS.iter().any(|path| file.starts_with(path)) {
+            continue;
+        }
+        let code = code(&text);
+        for (name, lines) in shown_types(&code) {
+            for line in lines.into_iter().filter(|line| holds_text(line)) {
+                let field = match line.contains("struct ") {
+                    true => "0",
+                    false => field_name(line),
+                };
+                found.insert((file.clone(), name.clone(), field.to_owned()));
+            }
+        }
+    }
+    let allowed: BTreeSet<(String, String, String)> = SHOWN
+        .into_iter()
+        .flat_map(|(file, name, fields, _)| {
+            let row = |field: &&str| (file.to_owned(), name.to_owned(), (*field).to_owned());
+            fields.iter().map(row).collect::<Vec<_>>()
+        })
+        .collect();
+    let new: Vec<_> = found.difference(&allowed).collect();
+    assert!(
+        new.is_empty(),
+        "{new:?}: keep it as a Secret, or say here why it may be shown"
+    );
+    let gone: Vec<_> = allowed.difference(&found).collect();
+    assert!(gone.is_empty(), "{gone:?}: no such fields any more");
+}
+
+#[test]
+fn fields_of_text_are_found() {
+    let code = "\
+#[derive(Debug, Clone)]
+pub struct Plain<'t> {
+    pub text: &'t str,
+    hidden: Secret<&'t str>,
+    name: &'static str,
+    number: u64,
+}
+#[derive(Clone)]
+struct NoDebug {
+    text: String,
+}
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Tuple(Vec<u8>);
+#[derive(Debug)]
+enum Several {
+    One(String),
+    Other {
+        found: Option<String>,
+    },
+}
+";
+    let found: Vec<(String, Vec<&str>)> = shown_types(code)
+        .into_iter()
+        .map(|(name, lines)| {
+            (
+                name,
+                lines
+                    .into_iter()
+                    .filter(|line| holds_text(line))
+                    .map(str::trim)
+                    .collect(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("Plain", &["pub text: &'t str,"][..]),
+        ("Tuple", &["pub(crate) struct Tuple(Vec<u8>);"]),
+        ("Several", &["One(String),", "found: Option<String>,"]),
+    ];
+    let expected = expected.map(|(name, lines)| (name.to_owned(), lines.to_vec()));
+    assert_eq!(found, expected);
 }

@@ -29,8 +29,8 @@ pub(super) struct Sources<'e> {
     pub(super) notes: Vec<String>,
 }
 
-/// A value and the name of where it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A value and the name of where it came from. The value may be a key.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Sourced {
     pub(super) value: String,
     pub(super) source: String,

@@ -17,6 +17,7 @@ use crate::headers::HeadError;
 use crate::jose::{self, Algorithm, JwsError};
 use crate::policy::{AppliedRule, Condition, Denial, Matched};
 use crate::proxy::Refusal;
+use crate::secret::Secret;
 use crate::token::{
     AuthorizationError, BearerToken, ClaimCheck, Rejection, SignedToken, SubjectKind, TypPolicy,
     VerifierSettings,
@@ -51,7 +52,8 @@ pub(super) struct Facts<'c> {
     rules: Vec<AppliedRule<'c>>,
     /// Whom a token must be for there; empty where the verifier knows.
     audiences: Vec<String>,
-    scheme: Option<String>,
+    /// The first word of the credential, which is the token itself where the scheme was left out.
+    scheme: Option<Secret<String>>,
     parts: usize,
     needs_proof: bool,
     is_a_word: bool,
@@ -92,7 +94,7 @@ impl<'c> Facts<'c> {
         let scheme = credential.and_then(|credential| credential.split(' ').next());
         self.scheme = scheme
             .filter(|scheme| !scheme.eq_ignore_ascii_case("bearer"))
-            .map(str::to_owned);
+            .map(|scheme| Secret::new(scheme.to_owned()));
     }
 
     /// Reads what a token says of itself, leniently: it decides nothing.
@@ -525,7 +527,7 @@ impl Line<'_> {
     fn denied(&self, denial: &Denial) -> String {
         match denial {
             Denial::Audience(rejection) => self.token(rejection),
-            Denial::TokenRequired => match &self.facts.scheme {
+            Denial::TokenRequired => match self.facts.scheme.as_ref().map(Secret::expose) {
                 Some(scheme) => format!(
                     "The scheme {} counts as no token: send \"Authorization: Bearer\" and the token.",
                     self.ink.text(scheme)

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::claims::Claims;
+use crate::secret::Secret;
 
 /// The longest part of one value that is shown: enough for an `aud` with several entries, and a
 /// report stays readable whatever a token holds.
@@ -17,7 +18,7 @@ const REDACTED: &str = "(part of the token)";
 /// Writes values into a report.
 #[derive(Debug)]
 pub(super) struct Ink {
-    secrets: Vec<String>,
+    secrets: Vec<Secret<String>>,
 }
 
 impl Ink {
@@ -32,6 +33,7 @@ impl Ink {
             .collect();
         // The longest first, so that no rest of one is left when another is a part of it.
         secrets.sort_by_key(|part| std::cmp::Reverse(part.len()));
+        let secrets = secrets.into_iter().map(Secret::new).collect();
         Self { secrets }
     }
 
@@ -47,7 +49,7 @@ impl Ink {
 
     fn write(&self, text: &str, most: usize) -> String {
         let mut clean = text.to_owned();
-        for secret in &self.secrets {
+        for secret in self.secrets.iter().map(Secret::expose) {
             if clean.contains(secret.as_str()) {
                 clean = clean.replace(secret.as_str(), REDACTED);
             }
@@ -137,5 +139,13 @@ mod tests {
         // One that would be cut in the middle is gone before the cut.
         let text = format!("{}signature_-part", "x".repeat(MAX_SHOWN_CHARS - 8));
         assert!(!ink.text(&text).contains("signat"), "{}", ink.text(&text));
+    }
+
+    #[test]
+    fn debug_shows_no_part_of_the_token() {
+        let ink = Ink::new(Some("Bearer headerpart.payloadpart.signature_-part"));
+        for shown in [format!("{ink:?}"), format!("{ink:#?}")] {
+            assert!(!shown.contains("part"), "{shown}");
+        }
     }
 }

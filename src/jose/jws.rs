@@ -9,6 +9,7 @@ use super::algorithm::Algorithm;
 use super::base64url;
 use super::json::{self, JsonError};
 use super::jwk::{Key, MAX_KID_BYTES};
+use crate::secret::Secret;
 
 /// A token in compact form whose header was read and whose signature was not.
 ///
@@ -16,10 +17,10 @@ use super::jwk::{Key, MAX_KID_BYTES};
 #[derive(Debug)]
 pub struct CompactJws<'t> {
     header: Arc<Header>,
-    header_text: &'t str,
-    signing_input: &'t str,
-    payload: &'t str,
-    signature: Vec<u8>,
+    header_text: Secret<&'t str>,
+    signing_input: Secret<&'t str>,
+    payload: Secret<&'t str>,
+    signature: Secret<Vec<u8>>,
 }
 
 /// The header members that decide how to verify. None of them is trusted yet.
@@ -36,15 +37,15 @@ pub struct Header {
 /// A header that was read before, found again by its text. Tokens of one issuer nearly all have the same.
 #[derive(Debug, Clone)]
 pub struct KnownHeader {
-    text: Arc<str>,
+    text: Secret<Box<str>>,
     header: Arc<Header>,
 }
 
 /// A payload whose signature holds.
 #[derive(Debug)]
 pub struct VerifiedPayload<'t> {
-    encoded: &'t str,
-    bytes: Vec<u8>,
+    encoded: Secret<&'t str>,
+    bytes: Secret<Vec<u8>>,
 }
 
 /// Why a text is not an acceptable compact JWS.
@@ -106,7 +107,7 @@ impl<'t> CompactJws<'t> {
     /// The same.
     pub fn parse_knowing(token: &'t str, known: Option<&KnownHeader>) -> Result<Self, JwsError> {
         let parts = Parts::of(token)?;
-        if let Some(known) = known.filter(|known| *known.text == *parts.header) {
+        if let Some(known) = known.filter(|known| **known.text.expose() == *parts.header) {
             return parts.with(Arc::clone(&known.header));
         }
         let header = Header::from_members(&parts.header_members()?)?;
@@ -131,7 +132,7 @@ impl<'t> CompactJws<'t> {
     #[must_use]
     pub fn known_header(&self) -> KnownHeader {
         KnownHeader {
-            text: self.header_text.into(),
+            text: Secret::new((*self.header_text.expose()).into()),
             header: Arc::clone(&self.header),
         }
     }
@@ -139,7 +140,7 @@ impl<'t> CompactJws<'t> {
     /// Whether a token with this header would be spared the reading by `known`.
     #[must_use]
     pub fn has_header(&self, known: &KnownHeader) -> bool {
-        *known.text == *self.header_text
+        **known.text.expose() == **self.header_text.expose()
     }
 
     /// The header, for choosing keys.
@@ -163,13 +164,17 @@ impl<'t> CompactJws<'t> {
             .into_iter()
             .position(|key| {
                 Algorithm::from_name(&self.header.algorithm) == Some(key.algorithm())
-                    && key.verifies(self.signing_input.as_bytes(), &self.signature)
+                    && key.verifies(
+                        self.signing_input.expose().as_bytes(),
+                        self.signature.expose(),
+                    )
             })
             .ok_or(JwsError::Signature)?;
-        let bytes = base64url::decode(self.payload).ok_or(JwsError::NotBase64Url("payload"))?;
+        let bytes =
+            base64url::decode(self.payload.expose()).ok_or(JwsError::NotBase64Url("payload"))?;
         let payload = VerifiedPayload {
             encoded: self.payload,
-            bytes,
+            bytes: Secret::new(bytes),
         };
         Ok((payload, place))
     }
@@ -214,10 +219,10 @@ impl<'t> Parts<'t> {
             base64url::decode(self.signature).ok_or(JwsError::NotBase64Url("signature"))?;
         Ok(CompactJws {
             header,
-            header_text: self.header,
-            signing_input: self.signing_input,
-            payload: self.payload,
-            signature,
+            header_text: Secret::new(self.header),
+            signing_input: Secret::new(self.signing_input),
+            payload: Secret::new(self.payload),
+            signature: Secret::new(signature),
         })
     }
 }
@@ -226,13 +231,13 @@ impl VerifiedPayload<'_> {
     /// The payload bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.expose()
     }
 
     /// The payload as the token spells it: canonical base64url.
     #[must_use]
     pub const fn encoded(&self) -> &str {
-        self.encoded
+        self.encoded.expose()
     }
 }
 

@@ -78,7 +78,6 @@ async fn read_more<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut Vec<u8>) ->
 }
 
 /// A stream of which some bytes were read too early.
-#[derive(Debug)]
 pub(super) struct Rewound<S> {
     ahead: Vec<u8>,
     stream: S,

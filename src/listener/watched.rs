@@ -39,7 +39,6 @@ const HTTP2_READ_SHARES: usize = 15;
 ///   [`Watched::farewell`].
 ///
 /// Interim answers, for which hyper has no place, go out between its writes.
-#[derive(Debug)]
 pub(super) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,

@@ -4,12 +4,12 @@ use std::fmt;
 
 use http::header::{AUTHORIZATION, HeaderMap};
 
+use crate::secret::Secret;
+
 /// A token as it was presented: syntactically a `b64token`, and nothing more is known of it.
-///
-/// `Debug` shows its length only, so that it cannot slip into a log.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BearerToken<'h> {
-    text: &'h str,
+    text: Secret<&'h str>,
     scheme: Scheme,
 }
 
@@ -62,21 +62,22 @@ impl Scheme {
 
 /// What stands where a token should, not looked at yet. A token that is remembered as a whole needs no
 /// look at its form, which takes longer than finding it.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Presented<'h> {
-    bytes: &'h [u8],
+    bytes: Secret<&'h [u8]>,
     scheme: Scheme,
 }
 
 impl<'h> Presented<'h> {
     pub(super) const fn new(bytes: &'h [u8], scheme: Scheme) -> Self {
+        let bytes = Secret::new(bytes);
         Self { bytes, scheme }
     }
 
     /// The bytes. They are a secret, as [`BearerToken::secret`] is.
     #[must_use]
     pub const fn secret(self) -> &'h [u8] {
-        self.bytes
+        self.bytes.expose()
     }
 
     /// How the token is presented.
@@ -91,19 +92,16 @@ impl<'h> Presented<'h> {
     ///
     /// [`AuthorizationError`] when it has not.
     pub fn token(self) -> Result<BearerToken<'h>, AuthorizationError> {
-        let Self { bytes, scheme } = self;
+        let (bytes, scheme) = (self.secret(), self.scheme);
         let text = std::str::from_utf8(bytes).ok();
         match text.filter(|text| is_b64token(text)) {
-            Some(text) => Ok(BearerToken { text, scheme }),
+            Some(text) => Ok(BearerToken {
+                text: Secret::new(text),
+                scheme,
+            }),
             None if is_visible(bytes) => Err(AuthorizationError::NotOneToken),
             None => Err(AuthorizationError::NotVisibleAscii),
         }
-    }
-}
-
-impl fmt::Debug for Presented<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Presented({} bytes)", self.bytes.len())
     }
 }
 
@@ -168,19 +166,13 @@ impl<'h> BearerToken<'h> {
     /// The token's text. It is a secret: it goes to the verifier and nowhere else.
     #[must_use]
     pub const fn secret(self) -> &'h str {
-        self.text
+        self.text.expose()
     }
 
     /// How it is presented.
     #[must_use]
     pub const fn scheme(self) -> Scheme {
         self.scheme
-    }
-}
-
-impl fmt::Debug for BearerToken<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.text.len())
     }
 }
 
@@ -290,6 +282,6 @@ mod tests {
         let token = bearer_token(&headers)
             .expect("well-formed")
             .expect("a token");
-        assert_eq!(format!("{token:?}"), "BearerToken(17 bytes)");
+        assert!(!format!("{token:?}").contains(token.secret()));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::UnixTime;
+use crate::secret::Secret;
 
 /// How many tokens are remembered: more principals than one agent replica serves within the life of
 /// their tokens; beyond it the least recently seen pay for a check again.
@@ -21,7 +22,7 @@ const SHARDS: usize = 16;
 const HALVES: usize = 2;
 
 /// The end of a signature names a token well enough to find it; the whole token is then compared.
-type Tail = [u8; 32];
+type Tail = Secret<[u8; 32]>;
 
 /// A bounded map from token to `T`, shared by all worker threads.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ struct Shard<T> {
 
 #[derive(Debug)]
 struct Entry<T> {
-    token: Box<str>,
+    token: Secret<Box<str>>,
     generation: u64,
     valid_until: UnixTime,
     value: Arc<T>,
@@ -88,7 +89,7 @@ impl<T> TokenCache<T> {
             return;
         };
         let entry = Entry {
-            token: token.into(),
+            token: Secret::new(token.into()),
             generation,
             valid_until,
             value,
@@ -102,7 +103,7 @@ impl<T> TokenCache<T> {
     }
 
     fn shard(&self, tail: Tail) -> Option<&Mutex<Shard<T>>> {
-        let [first, ..] = tail;
+        let [first, ..] = *tail.expose();
         self.shards.get(usize::from(first) % SHARDS)
     }
 }
@@ -123,7 +124,7 @@ impl<T> Shard<T> {
     }
 
     fn insert(&mut self, tail: Tail, entry: Entry<T>, max_entries: usize, max_bytes: usize) {
-        let bytes = entry_bytes(&entry.token);
+        let bytes = entry_bytes(entry.token.expose());
         let full =
             self.young.len() >= max_entries || self.young_bytes.saturating_add(bytes) > max_bytes;
         if full {
@@ -135,14 +136,14 @@ impl<T> Shard<T> {
         if let Some(replaced) = self.young.insert(tail, entry) {
             self.young_bytes = self
                 .young_bytes
-                .saturating_sub(entry_bytes(&replaced.token));
+                .saturating_sub(entry_bytes(replaced.token.expose()));
         }
     }
 }
 
 impl<T> Entry<T> {
     fn answer(&self, token: &[u8], generation: u64, now: UnixTime) -> Option<Arc<T>> {
-        let holds = self.token.as_bytes() == token
+        let holds = self.token.expose().as_bytes() == token
             && self.generation == generation
             && now < self.valid_until;
         holds.then(|| Arc::clone(&self.value))
@@ -155,7 +156,7 @@ const fn entry_bytes(token: &str) -> usize {
 }
 
 fn tail(token: &[u8]) -> Option<Tail> {
-    token.last_chunk().copied()
+    token.last_chunk().copied().map(Secret::new)
 }
 
 #[cfg(test)]

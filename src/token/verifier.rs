@@ -11,6 +11,7 @@ use super::rejection::Rejection;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
 use crate::jose::{self, Algorithm, CompactJws, KnownHeader};
+use crate::secret::Secret;
 
 /// What a token must satisfy, from `[auth0]` and `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub struct Verifier {
 /// A token whose shape and header are acceptable, and nothing else is known.
 #[derive(Debug)]
 pub struct Unverified<'t> {
-    text: &'t str,
+    text: Secret<&'t str>,
     jws: CompactJws<'t>,
     algorithm: Algorithm,
 }
@@ -56,7 +57,7 @@ pub struct SignedToken {
     claims: Claims,
     issuer: String,
     kid: Option<String>,
-    payload: String,
+    payload: Secret<String>,
 }
 
 /// A token that passed every check. The fields are private and this module makes the only ones. Where it has
@@ -66,7 +67,7 @@ pub struct VerifiedToken {
     claims: Claims,
     issuer: String,
     kid: Option<String>,
-    payload: String,
+    payload: Secret<String>,
     subject: String,
     valid_until: UnixTime,
     binding: Option<Binding>,
@@ -115,7 +116,7 @@ impl Verifier {
             })?;
         checks::check_typ(jws.header().typ.as_deref(), self.settings.typ)?;
         Ok(Unverified {
-            text: token,
+            text: Secret::new(token),
             jws,
             algorithm,
         })
@@ -133,7 +134,7 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<VerifiedToken, VerifyError> {
         let signed = Self::check_signature(token, keyring)?;
-        let verified = self.accept(token.text, signed, now)?;
+        let verified = self.accept(token.text.expose(), signed, now)?;
         let mut known = self.known_header();
         if !known
             .as_ref()
@@ -188,7 +189,7 @@ impl Verifier {
             claims,
             issuer: (*issuer).to_owned(),
             kid: key.kid().map(str::to_owned),
-            payload: payload.encoded().to_owned(),
+            payload: Secret::new(payload.encoded().to_owned()),
         })
     }
 
@@ -312,7 +313,7 @@ impl VerifiedToken {
     /// The payload as the token spells it: base64url of the claims.
     #[must_use]
     pub fn payload(&self) -> &str {
-        &self.payload
+        self.payload.expose()
     }
 
     /// `sub`: non-empty, without control characters.

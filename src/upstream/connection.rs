@@ -34,7 +34,6 @@ pub(super) struct Connection {
 }
 
 /// How an exchange can fail.
-#[derive(Debug)]
 pub(super) enum ExchangeError {
     /// The connection broke, or brought no sound answer. The request may have been read.
     Broken(hyper::Error),

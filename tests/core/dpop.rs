@@ -19,6 +19,7 @@ use super::mint::{
     ABSENT, Draft, ISSUER, NOW, Signer, Verdict, base64url, edited, issuer, judge, non_canonical,
     overlaid, settings, sign_text,
 };
+use super::secrets::assert_hidden;
 
 const MAX_AGE: u64 = 300;
 const JTI: &str = "6f7a1d1e-6a3f-4d5b-9c8e-2b1a0f9e8d7c";
@@ -859,6 +860,30 @@ fn an_identity_is_released_for_its_own_proof_only() {
     let identity = one.identity().release(&fresh).expect("its own");
     assert_eq!(identity.token().subject(), "auth0|123456");
     assert!(identity.token().binding().is_some());
+}
+
+#[test]
+fn no_type_on_the_way_of_a_proof_shows_it() {
+    let client = Client::p256();
+    let text = client.proof(&json!({}), &json!({}));
+    let hidden = |what: &str, value: &dyn std::fmt::Debug| {
+        assert_hidden(&text, what, value);
+        assert_hidden(&client.text, what, value);
+    };
+    hidden("Binding", client.binding());
+    let unverified = rules().read(&text, client.binding());
+    hidden("UnverifiedProof", &unverified);
+    let unverified = unverified.expect("readable");
+    let now = UnixTime::from_secs(NOW);
+    let proof = rules().verify(&unverified, REQUEST, None, now);
+    hidden("Proof", &proof);
+    let cache = ReplayCache::default();
+    let fresh = cache.record(proof.expect("good"), now, rules().lifetime(), 10, None);
+    hidden("FreshProof", &fresh);
+    hidden("ReplayCache", &cache);
+    hidden("BoundIdentity", &client.identity());
+    let other = Client::p256();
+    hidden("ProofError", &rules().read(&text, other.binding()));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod mint;
 mod paths;
 mod rfc7515;
 mod rules;
+mod secrets;
 mod step_up;
 mod verifier;
 mod wycheproof;
