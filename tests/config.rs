@@ -408,7 +408,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("upstream_protocol = 2", "upstream_protocol", "is a number, not a string"),
     ("log_format = \"xml\"", "log_format", "write \"auto\", \"text\" or \"json\""),
     ("auth0.token_type = \"jwt\"", "auth0.token_type", "write \"any\" or \"at+jwt\""),
-    ("require.subject_kind = \"robot\"", "require.subject_kind", "write \"user\" or \"machine\" or \"anonymous\""),
+    ("require.subject_kind = \"robot\"", "require.subject_kind", "write \"user\" or \"agent\" or \"machine\" or \"anonymous\""),
     ("require.subject_kind = \"\"", "require.subject_kind", "is \"\"; write"),
     ("[[route]]\npath = \"/a\"\naccess = \"open\"", "route[0].access", "write \"authenticated\" or \"public\" or \"deny\""),
 

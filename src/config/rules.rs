@@ -230,12 +230,7 @@ fn condition(mut section: Section, names: &ClaimNames, problems: &mut Problems) 
     }
     parts.extend(list(&mut section, "clients", problems).map(Condition::Clients));
     parts.extend(list(&mut section, "subjects", problems).map(Condition::Subjects));
-    let kinds = [
-        SubjectKind::User,
-        SubjectKind::Machine,
-        SubjectKind::Anonymous,
-    ];
-    let kinds = kinds.map(|kind| (kind.name(), kind));
+    let kinds = SubjectKind::ALL.map(|kind| (kind.name(), kind));
     parts.extend(
         section
             .choice("subject_kind", problems, &kinds)

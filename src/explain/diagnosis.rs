@@ -722,19 +722,23 @@ impl Line<'_> {
     }
 
     fn subject_kind(&self, rule: &str, needed: SubjectKind) -> String {
-        let found = self.facts.claims().map(SubjectKind::of);
-        match (needed, found) {
-            (SubjectKind::User, Some(SubjectKind::Machine)) => format!(
-                "{rule}: this is a machine's token (client credentials), and users are needed: send the token of somebody who has logged in."
-            ),
-            (SubjectKind::Machine, Some(SubjectKind::User)) => format!(
-                "{rule}: this is a user's token, and machines are needed: use the client credentials grant."
-            ),
-            _ => format!(
-                "{rule}: subject_kind {} is needed, and this is another.",
-                needed.name()
-            ),
-        }
+        let found = self.facts.claims().map(SubjectKind::with_reason);
+        let Some(Ok((found, reason))) = found else {
+            return format!("{rule}: subject_kind {} is needed.", needed.name());
+        };
+        let mend = match needed {
+            SubjectKind::User => "send the token of somebody who has logged in",
+            SubjectKind::Agent => {
+                "request a token as an agent (agent_subject_claims of the API, which puts ai_agent into sub_profile)"
+            }
+            SubjectKind::Machine => "use the client credentials grant of an application",
+            SubjectKind::Anonymous => "send the token of an anonymous session",
+        };
+        format!(
+            "{rule}: subject_kind {} is needed, and this token is of the kind {} ({reason}): {mend}.",
+            needed.name(),
+            found.name()
+        )
     }
 }
 

@@ -520,9 +520,9 @@ impl<'i> Steps<'i> {
                 if settings.allow_anonymous {
                     "any".to_owned()
                 } else {
-                    "user or machine".to_owned()
+                    "user, agent or machine".to_owned()
                 },
-                SubjectKind::of(claims).name().to_owned(),
+                subject_kind(ink, claims),
             ),
         };
         self.add(name, Outcome::of(verdict.is_ok()), expected, found);
@@ -719,6 +719,14 @@ fn wrong_type(ink: &Ink, verdict: &Result<bool, crate::claims::WrongType>) -> St
         .map_or_else(|error| ink.text(&error.to_string()), |_| String::new())
 }
 
+/// The kind of the subject with what decided on it, or why it has none.
+fn subject_kind(ink: &Ink, claims: &Claims) -> String {
+    match SubjectKind::with_reason(claims) {
+        Ok((kind, reason)) => format!("{}: {reason}", kind.name()),
+        Err(error) => ink.text(&error.to_string()),
+    }
+}
+
 /// The claims that a condition looks at.
 fn found_by(ink: &Ink, condition: &Condition, claims: &Claims) -> String {
     let named = |name: &str| format!("{name} = {}", ink.claim(claims, name));
@@ -729,7 +737,7 @@ fn found_by(ink: &Ink, condition: &Condition, claims: &Claims) -> String {
         Condition::Clients(_) if claims.get("azp").is_some() => named("azp"),
         Condition::Clients(_) => named("client_id"),
         Condition::Subjects(_) => named("sub"),
-        Condition::SubjectKind(_) => SubjectKind::of(claims).name().to_owned(),
+        Condition::SubjectKind(_) => subject_kind(ink, claims),
         Condition::List(path, ..) | Condition::Roles(path, ..) | Condition::Claim(path, _) => {
             let value = claims.lookup(path).ok().flatten();
             value.map_or_else(|| "absent".to_owned(), |value| ink.value(value))

@@ -107,11 +107,7 @@ impl Condition {
                 None => string_is_one_of(claims, "client_id", accepted),
             },
             Self::Subjects(accepted) => string_is_one_of(claims, "sub", accepted),
-            Self::SubjectKind(kind) => {
-                // Read for its type: a grant that is no string says nothing about the subject.
-                claims.string("gty")?;
-                Ok(SubjectKind::of(claims) == *kind)
-            }
+            Self::SubjectKind(kind) => Ok(SubjectKind::of(claims)? == *kind),
             Self::Claim(path, test) => test.holds(path, claims.lookup(path)?),
         }
     }

@@ -25,51 +25,6 @@ pub enum TypPolicy {
     AtJwt,
 }
 
-/// What kind of principal a token speaks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SubjectKind {
-    /// An Auth0 anonymous session.
-    Anonymous,
-    /// A client acting for itself (client credentials grant).
-    Machine,
-    /// Somebody who logged in.
-    User,
-}
-
-impl SubjectKind {
-    /// The name used in rules and logs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Anonymous => "anonymous",
-            Self::Machine => "machine",
-            Self::User => "user",
-        }
-    }
-
-    /// Reads the kind from `sub` and `gty`, as Auth0 sets them.
-    #[must_use]
-    pub fn of(claims: &Claims) -> Self {
-        let sub = claims
-            .get("sub")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let grant = claims
-            .get("gty")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        // Users of every connection have a '|' in their sub; a client's own sub has none.
-        let client_sub = sub.ends_with("@clients") && !sub.contains('|');
-        if sub.starts_with("anon@") {
-            Self::Anonymous
-        } else if grant == "client-credentials" || client_sub {
-            Self::Machine
-        } else {
-            Self::User
-        }
-    }
-}
-
 /// One check on the claims of a token whose signature holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimCheck {
@@ -268,10 +223,15 @@ pub(super) fn check_subject(claims: &Claims) -> Result<&str, Rejection> {
 
 /// Auth0 anonymous sessions count only where `auth0.allow_anonymous` says so.
 fn check_anonymous(claims: &Claims, allow_anonymous: bool) -> Result<(), Rejection> {
-    if !allow_anonymous && SubjectKind::of(claims) == SubjectKind::Anonymous {
+    if !allow_anonymous && is_anonymous(required_string(claims, "sub")?) {
         return Err(Rejection::Anonymous);
     }
     Ok(())
+}
+
+/// How Auth0 begins the `sub` of an anonymous session.
+pub(super) fn is_anonymous(sub: &str) -> bool {
+    sub.starts_with("anon@")
 }
 
 /// RFC 7800 §3.1, RFC 9449 §6.1, RFC 8705 §3: a bound token taken as a plain bearer token loses its

@@ -10,11 +10,12 @@ mod dpop;
 mod keyring;
 mod rejection;
 mod sources;
+mod subject_kind;
 mod verifier;
 
 pub use bearer::{AuthorizationError, BearerToken, Presented, Scheme, bearer_token};
 pub use cache::TokenCache;
-pub use checks::{ClaimCheck, SubjectKind, TypPolicy, check_audience};
+pub use checks::{ClaimCheck, TypPolicy, check_audience};
 pub use dpop::{
     Binding, DPOP, FreshProof, IAT_LEAD, NONCE_PERIOD, NonceAge, Nonces, NotRecorded, Proof,
     ProofError, ProofSettings, ProofTarget, PublicOrigin, ReplayCache, ReplayKey, UnverifiedProof,
@@ -23,6 +24,7 @@ pub use dpop::{
 pub use keyring::{IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;
+pub use subject_kind::SubjectKind;
 pub use verifier::{
     SignedToken, Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError,
 };

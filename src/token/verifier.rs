@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::bearer::BearerToken;
-use super::checks::{self, ClaimCheck, SubjectKind, TypPolicy};
+use super::checks::{self, ClaimCheck, TypPolicy};
 use super::dpop::Binding;
 use super::keyring::{Keyring, NoKey};
 use super::rejection::Rejection;
@@ -320,12 +320,6 @@ impl VerifiedToken {
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
-    }
-
-    /// What kind of principal the subject is.
-    #[must_use]
-    pub fn subject_kind(&self) -> SubjectKind {
-        SubjectKind::of(&self.claims)
     }
 
     /// What the token is bound to, if it is.

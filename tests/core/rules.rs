@@ -496,6 +496,36 @@ fn more_hostile_claims() {
             "anonymous all the same",
         ),
         (
+            Condition::SubjectKind(SubjectKind::User),
+            json!({"sub":"agt_1","client_id":"c"}),
+            "fails",
+            "an agent without a profile",
+        ),
+        (
+            Condition::SubjectKind(SubjectKind::User),
+            json!({"sub":"auth0|x","sub_profile":"ai_agent"}),
+            "fails",
+            "an agent that is called like a user",
+        ),
+        (
+            Condition::SubjectKind(SubjectKind::User),
+            json!({"sub":"auth0|x","sub_profile":"robot"}),
+            "wrong type",
+            "no kind that is known",
+        ),
+        (
+            not(Condition::SubjectKind(SubjectKind::User)),
+            json!({"sub":"auth0|x","sub_profile":"robot"}),
+            "wrong type",
+            "not does not turn it round",
+        ),
+        (
+            not(Condition::SubjectKind(SubjectKind::User)),
+            json!({"sub":"auth0|x","sub_profile":null}),
+            "wrong type",
+            "null is no absence",
+        ),
+        (
             Condition::SubjectKind(SubjectKind::Machine),
             json!({"sub":"auth0|x","gty":"password"}),
             "fails",

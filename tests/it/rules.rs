@@ -113,6 +113,37 @@ async fn who_the_token_speaks_for() {
     .await;
 }
 
+/// An API with `agent_subject_claims`: `sub` is an agent's or a client's id, nothing is appended to it, and the
+/// RFC 9068 profile has no `gty`.
+#[tokio::test]
+#[rustfmt::skip]
+async fn agents_and_clients_are_no_users() {
+    let agent = json!({ "sub": "agt_8Zt", "sub_profile": "ai_agent", "azp": null, "client_id": "XyZ0" });
+    let external = json!({ "sub": "auth0|alice", "sub_profile": "ai_agent", "azp": null, "client_id": "XyZ0" });
+    let client = json!({ "sub": "XyZ0", "azp": null, "client_id": "XyZ0" });
+    let service = json!({ "sub": "XyZ0", "sub_profile": "service", "azp": null, "client_id": "XyZ0" });
+    let user = json!({ "sub_profile": "user", "azp": null, "client_id": "XyZ0" });
+    let unknown = json!({ "sub_profile": "robot" });
+    let odd = json!({ "sub_profile": ["user"] });
+    let kinds = ["user", "agent", "machine", "anonymous"];
+    let mut table = Vec::new();
+    for (claims, kind) in [
+        (agent, "agent"), (external, "agent"), (client, "machine"), (service, "machine"), (user, "user"),
+        (unknown, "none"), (odd, "none"),
+    ] {
+        for one in kinds {
+            table.push((format!("subject_kind = \"{one}\""), claims.clone(), kind == one));
+            table.push((format!("not = {{ subject_kind = \"{one}\" }}"), claims.clone(), kind != one && kind != "none"));
+            let around = format!("any_of = [{{ subject_kind = \"{one}\" }}, {{ subjects = [\"auth0|alice\", \"agt_8Zt\", \"XyZ0\"] }}]");
+            table.push((around, claims.clone(), kind != "none"));
+        }
+    }
+    // Rows with the same condition share a process.
+    table.sort_by(|one, other| one.0.cmp(&other.0));
+    let table = table.into_iter().map(|(condition, claims, passes)| (&*condition.leak(), claims, passes));
+    assert_conditions(table.collect()).await;
+}
+
 #[tokio::test]
 #[rustfmt::skip]
 async fn any_claim_can_be_asked_for() {
