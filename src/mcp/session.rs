@@ -12,6 +12,7 @@ use ring::hmac;
 use super::error::AnswerError;
 use super::fields::{Revision, revision};
 use crate::headers::ManagedNames;
+use crate::secret::Secret;
 
 const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
 
@@ -177,6 +178,7 @@ pub fn bind_request(
         }
         _ => return Err(UnknownSession),
     };
+    let id = id.map(Secret::new);
     Ok(BoundSession { alike, id })
 }
 
@@ -186,7 +188,7 @@ pub struct BoundSession {
     /// The client's fields.
     alike: Vec<HeaderName>,
     /// The server's own id.
-    id: Option<HeaderValue>,
+    id: Option<Secret<HeaderValue>>,
 }
 
 impl BoundSession {
@@ -196,7 +198,7 @@ impl BoundSession {
             headers.remove(name);
         }
         if let Some(id) = &self.id {
-            headers.insert(SESSION_ID, id.clone());
+            headers.insert(SESSION_ID, id.expose().clone());
         }
     }
 }
