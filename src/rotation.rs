@@ -99,6 +99,12 @@ impl Rotation {
         self.usable_until().is_some_and(|end| now < end)
     }
 
+    /// Whether the last fetch has failed.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     /// A request came with an unknown key id.
     pub fn on_unknown_key(&mut self, now: Instant) -> OnDemand {
         if self.fetching {
@@ -213,13 +219,19 @@ mod tests {
         for _ in 0..1_000 {
             assert_eq!(rotation.on_unknown_key(clock.at(31)), OnDemand::Join);
         }
+        assert!(!rotation.has_failed(), "not yet");
         rotation.on_failure(clock.at(35), None, 0.0);
+        assert!(rotation.has_failed());
         assert_eq!(
             rotation.on_unknown_key(clock.at(59)),
             OnDemand::CoolingDown,
             "counted by attempts"
         );
         assert_eq!(rotation.on_unknown_key(clock.at(60)), OnDemand::Start);
+        rotation.on_started(clock.at(60));
+        assert!(rotation.has_failed(), "until a fetch succeeds");
+        rotation.on_success(clock.at(61), 0.0);
+        assert!(!rotation.has_failed());
     }
 
     #[test]

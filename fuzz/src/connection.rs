@@ -219,8 +219,12 @@ fn load_keys(config: &Config) -> Arc<KeyStore> {
         let refresher = tokio::spawn(refresher);
         let mut complete = store.complete();
         complete.wait_for(|complete| *complete).await.expect("keys");
-        // From here on unknown keys are refused without waiting for anybody.
-        while store.refresh_for_unknown_key(&store.current()).await {}
+        // From here on unknown keys are refused without waiting for anybody: the fetch is over, and no other
+        // may run.
+        let issuers = config.auth0.tenants.iter();
+        let issuers: Vec<&str> = issuers.map(|tenant| tenant.issuer.as_str()).collect();
+        let newer = store.newer_than(&store.current(), &issuers).await;
+        assert!(newer.expect("nobody waits").is_none(), "there is one fetch");
         refresher.abort();
     });
     store

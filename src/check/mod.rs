@@ -366,23 +366,24 @@ pub async fn keyring(config: &Config) -> (Keyring, Vec<String>, Vec<String>) {
         Ok(published) => published,
         Err(error) => return (Keyring::default(), Vec::new(), vec![error]),
     };
-    let mut issuers = Vec::new();
     let (mut left_out, mut wrong) = (Vec::new(), Vec::new());
-    for (tenant, published) in config.auth0.tenants.iter().zip(published) {
-        let issuer = tenant.issuer.clone();
-        let keys = match published {
-            Ok((keys, skipped)) => {
-                left_out.extend(skipped.iter().map(|key| is_left_out(&issuer, key)));
-                Some(keys)
-            }
-            Err(error) => {
-                wrong.push(format!("{issuer}: {error}"));
-                None
-            }
-        };
-        issuers.push(IssuerKeys { issuer, keys });
+    for (tenant, published) in config.auth0.tenants.iter().zip(&published) {
+        let issuer = &tenant.issuer;
+        match published {
+            Ok((_, skipped)) => left_out.extend(skipped.iter().map(|key| is_left_out(issuer, key))),
+            Err(error) => wrong.push(format!("{issuer}: {error}")),
+        }
     }
-    (Keyring::new(issuers, 0), left_out, wrong)
+    (ring_of(config, published), left_out, wrong)
+}
+
+fn ring_of(config: &Config, published: Vec<Published>) -> Keyring {
+    let tenants = config.auth0.tenants.iter().zip(published);
+    let issuers = tenants.map(|(tenant, published)| IssuerKeys {
+        issuer: tenant.issuer.clone(),
+        keys: published.ok().map(|(keys, _)| keys),
+    });
+    Keyring::new(issuers.collect(), 0)
 }
 
 fn is_left_out(issuer: &str, key: &SkippedKey) -> String {
@@ -427,7 +428,7 @@ pub async fn online(config: &Config) -> Found {
             return found;
         }
     };
-    for (tenant, published) in config.auth0.tenants.iter().zip(published) {
+    for (tenant, published) in config.auth0.tenants.iter().zip(&published) {
         let issuer = &tenant.issuer;
         match published {
             Ok((keys, skipped)) => {
@@ -437,6 +438,8 @@ pub async fn online(config: &Config) -> Found {
             Err(error) => wrong.push(format!("{issuer}: {error}")),
         }
     }
+    let ambiguous = ring_of(config, published).ambiguous();
+    doubtful.extend(ambiguous.iter().map(ToString::to_string));
     let connector = Connector::new(
         &config.upstream,
         config.upstream_protocol,

@@ -5,7 +5,7 @@ use std::fmt;
 use ring::signature::{self, VerificationAlgorithm};
 
 /// A signature algorithm that can be configured. Symmetric algorithms and `none` cannot be named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
     /// `EdDSA` with Ed25519.
     EdDsa,

@@ -7,4 +7,4 @@ mod refresher;
 mod store;
 
 pub use fetch::{FetchError, Fetcher};
-pub use store::KeyStore;
+pub use store::{KeyStore, TooManyWait};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::Tenant;
 use crate::jose::KeySet;
@@ -11,10 +11,20 @@ use crate::metrics::Metrics;
 use crate::rotation::{OnDemand, Rotation, RotationSettings};
 use crate::token::{IssuerKeys, Keyring};
 
+/// How many requests may wait for a fetch at a time. Each holds its head and its token meanwhile, for as long
+/// as `auth0.keys.timeout`, and a made-up `kid` costs a stranger nothing. A key that is new to this process
+/// is asked for by far fewer before the first fetch has brought it.
+const MAX_WAITING: usize = 1_000;
+
+/// [`MAX_WAITING`] requests are waiting already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyWait;
+
 /// All keys that are known, with one refresher behind each issuer.
 #[derive(Debug)]
 pub struct KeyStore {
     current: RwLock<Arc<Keyring>>,
+    waiting: Semaphore,
     pub(super) issuers: Vec<IssuerState>,
     complete: watch::Sender<bool>,
     pub(super) metrics: Arc<Metrics>,
@@ -51,6 +61,7 @@ impl KeyStore {
         Self {
             current: RwLock::new(Arc::new(Keyring::new(empty.collect(), 0))),
             issuers: issuers.collect(),
+            waiting: Semaphore::new(MAX_WAITING),
             complete: watch::Sender::new(false),
             metrics,
         }
@@ -68,15 +79,26 @@ impl KeyStore {
         self.complete.subscribe()
     }
 
-    /// Waits for the shared fetch of every issuer that may be asked now, for a token whose key is not
-    /// in `seen`. Returns at once, with `false`, when all of them were asked too recently, and with
-    /// `true` when there are other keys than `seen` already.
-    pub async fn refresh_for_unknown_key(&self, seen: &Arc<Keyring>) -> bool {
-        if !Arc::ptr_eq(seen, &self.current()) {
-            return true;
+    /// Other keys than `seen`, for a token that newer keys of these issuers may change the verdict on. Waits
+    /// for the shared fetch of each that may be asked now, and not at all where all of them were asked too
+    /// recently, or other keys are there already. `None` where there are no other keys.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyWait`] for as many requests.
+    pub async fn newer_than(
+        &self,
+        seen: &Arc<Keyring>,
+        outdated: &[&str],
+    ) -> Result<Option<Arc<Keyring>>, TooManyWait> {
+        if outdated.is_empty() {
+            return Ok(None);
         }
-        let mut waiting = Vec::new();
-        for issuer in &self.issuers {
+        if let Some(newer) = self.other_than(seen) {
+            return Ok(Some(newer));
+        }
+        let mut fetches = Vec::new();
+        for issuer in self.named(outdated) {
             // Subscribed before the decision, so that the end of the fetch cannot be missed.
             let finished = issuer.finished.subscribe();
             match issuer.rotation().on_unknown_key(Instant::now()) {
@@ -84,17 +106,37 @@ impl KeyStore {
                 OnDemand::Join => {}
                 OnDemand::Start => issuer.wake.notify_one(),
             }
-            waiting.push(finished);
+            fetches.push(finished);
         }
-        let any = !waiting.is_empty();
-        for mut finished in waiting {
+        if fetches.is_empty() {
+            return Ok(None);
+        }
+        let _place = self.waiting.try_acquire().map_err(|_| TooManyWait)?;
+        for mut finished in fetches {
             // The sender lives as long as the store, so this ends with the fetch.
             _ = finished.changed().await;
         }
-        any
+        Ok(self.other_than(seen))
     }
 
-    /// Replaces one issuer's keys. `None` takes them away.
+    /// Whether the last fetch of one of these issuers has failed, so that its keys may be older than a token.
+    #[must_use]
+    pub fn last_fetch_failed(&self, issuers: &[&str]) -> bool {
+        self.named(issuers)
+            .any(|issuer| issuer.rotation().has_failed())
+    }
+
+    fn named<'s>(&'s self, names: &'s [&str]) -> impl Iterator<Item = &'s IssuerState> {
+        let issuers = self.issuers.iter();
+        issuers.filter(|issuer| names.contains(&issuer.tenant.issuer.as_str()))
+    }
+
+    fn other_than(&self, seen: &Arc<Keyring>) -> Option<Arc<Keyring>> {
+        Some(self.current()).filter(|current| !Arc::ptr_eq(current, seen))
+    }
+
+    /// Replaces one issuer's keys. `None` takes them away. The snapshot stays the same one where nothing has
+    /// changed, so that nobody verifies a token once more with the same keys.
     pub(super) fn publish(&self, issuer: &str, keys: Option<&KeySet>) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let mut issuers = current.issuers().to_vec();
@@ -106,12 +148,32 @@ impl KeyStore {
             }
             known.keys = keys.cloned();
         }
+        if issuers == current.issuers() {
+            return;
+        }
         let next = Keyring::new(issuers, generation);
         let complete = next.is_complete();
-        *current = Arc::new(next);
+        let before = std::mem::replace(&mut *current, Arc::new(next));
+        let now = Arc::clone(&current);
         drop(current);
+        warn_of_ambiguity(&before, &now);
         self.complete
             .send_if_modified(|known| std::mem::replace(known, complete) != complete);
+    }
+}
+
+/// Says which names of keys have become ambiguous. A document can make many so, and they are all of one kind.
+fn warn_of_ambiguity(before: &Keyring, now: &Keyring) {
+    let known = before.ambiguous();
+    let ambiguous = now.ambiguous();
+    let mut new = ambiguous.iter().filter(|one| !known.contains(one));
+    if let Some(first) = new.next() {
+        tracing::warn!(
+            kid = first.kid,
+            others = new.count(),
+            detail = %first,
+            "a kid does not say which key is meant"
+        );
     }
 }
 
@@ -179,7 +241,10 @@ mod tests {
             None,
             Some(keys(&["b"])),
         ] {
+            let (before, known) = (store.current(), store.current().issuers().to_vec());
             store.publish(ISSUER, set.as_ref());
+            let is_same = Arc::ptr_eq(&before, &store.current());
+            assert_eq!(is_same, store.current().issuers() == known);
             seen.push(store.current().generation());
         }
         assert_eq!(seen, [0, 0, 0, 1, 2, 2]);

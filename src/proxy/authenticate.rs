@@ -9,8 +9,11 @@ use super::{Exchange, Proxy, Refusal, Settings};
 use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
 use crate::identity::Identity;
+use crate::keys::TooManyWait;
 use crate::listener::{Client, Standing};
-use crate::token::{BearerToken, Keyring, Unverified, VerifiedToken, Verifier, VerifyError};
+use crate::token::{
+    BearerToken, Keyring, Rejection, Unverified, VerifiedToken, Verifier, VerifyError,
+};
 
 impl Proxy {
     /// The caller that the request's token proves; `None` for a request without a token.
@@ -60,19 +63,21 @@ impl Proxy {
         let mut verdict = self
             .verify_with(&settings.verifier, &unverified, &keyring, client)
             .await?;
-        if verdict == Err(VerifyError::UnknownKey)
-            && settings.keys.refresh_for_unknown_key(&keyring).await
-        {
-            keyring = settings.keys.current();
-            verdict = self
-                .verify_with(&settings.verifier, &unverified, &keyring, client)
-                .await?;
+        if let Err(error) = &verdict {
+            let outdated = keyring.outdated_for(&unverified, error);
+            let newer = settings.keys.newer_than(&keyring, &outdated).await;
+            if let Some(newer) = newer.map_err(|TooManyWait| Refusal::KeysUnavailable)? {
+                verdict = self
+                    .verify_with(&settings.verifier, &unverified, &newer, client)
+                    .await?;
+                keyring = newer;
+            }
         }
         let token = match verdict {
             Ok(token) => token,
             Err(error) => {
                 self.first_sight.with_others().await;
-                return Err(Refusal::of_token(error, &unverified));
+                return Err(refusal_of(error, &unverified, &keyring, settings));
             }
         };
         let valid_until = token.valid_until();
@@ -88,9 +93,10 @@ impl Proxy {
         Ok(remembered)
     }
 
-    /// One check, when its turn comes; the time is that of the check. Of each connection one waits in
-    /// the line at a time, however many streams it has, and whoever last brought a token that was not
-    /// taken waits behind. Why it was not makes no difference: each has cost a turn.
+    /// One check, when its turn comes, or in several turns where many keys have to be tried; the time is that
+    /// of the check. Of each connection one waits in the line at a time, however many streams it has, and
+    /// whoever last brought a token that was not taken waits behind. Why it was not makes no difference: each
+    /// has cost a turn.
     async fn verify_with(
         &self,
         verifier: &Verifier,
@@ -99,12 +105,19 @@ impl Proxy {
         client: &Client,
     ) -> Result<Result<VerifiedToken, VerifyError>, Refusal> {
         let mut standing = client.standing().await;
-        let check = || verifier.verify(token, keyring, UnixTime::now());
-        let judged = self.first_sight.in_turn(*standing, check).await;
-        let Ok(verdict) = judged else {
-            drop(standing);
-            tokio::time::sleep(REFUSAL_PAUSE).await;
-            return Err(Refusal::Overloaded);
+        let mut verification = verifier.begin(token, keyring);
+        let verdict = loop {
+            let step = || verification.step(UnixTime::now()).transpose();
+            let Ok(judged) = self.first_sight.in_turn(*standing, step).await else {
+                drop(standing);
+                tokio::time::sleep(REFUSAL_PAUSE).await;
+                return Err(Refusal::Overloaded);
+            };
+            match judged {
+                Some(verdict) => break verdict,
+                // It costs more than others do, and waits behind them for the rest.
+                None => *standing = Standing::Doubtful,
+            }
         };
         *standing = match verdict {
             Ok(_) => Standing::Good,
@@ -112,4 +125,24 @@ impl Proxy {
         };
         Ok(verdict)
     }
+}
+
+/// Why a token is not taken, once no fetch can help any more. Where a key is in no key set and the last fetch
+/// of an issuer has failed, the token may be good: that is an outage, and no reason to log in again. Of which
+/// issuer the token is cannot be known without its key, so any of them counts.
+fn refusal_of(
+    error: VerifyError,
+    token: &Unverified<'_>,
+    keyring: &Keyring,
+    settings: &Settings,
+) -> Refusal {
+    let lacks_a_key = matches!(
+        error,
+        VerifyError::UnknownKey | VerifyError::Rejected(Rejection::WrongIssuer { .. })
+    );
+    let outdated = || keyring.outdated_for(token, &error);
+    if lacks_a_key && settings.keys.last_fetch_failed(&outdated()) {
+        return Refusal::KeysUnavailable;
+    }
+    Refusal::of_token(error, token)
 }

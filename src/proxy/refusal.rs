@@ -25,7 +25,7 @@ pub enum Refusal {
     Head(HeadError),
     /// The host is not in `allowed_hosts`.
     HostNotServed,
-    /// Keys are missing, so tokens cannot be judged.
+    /// Keys are missing, or a newer set of them is, so the token cannot be judged.
     KeysUnavailable,
     /// The request has passed here before.
     Loop,
@@ -197,7 +197,7 @@ impl fmt::Display for Refusal {
                 f.write_str("the host is neither in allowed_hosts nor that of the resource")
             }
             Self::KeysUnavailable => {
-                f.write_str("an issuer's keys are not there, so no token can be judged")
+                f.write_str("an issuer's keys, or a newer set of them, cannot be had, so this token cannot be judged")
             }
             Self::Loop => {
                 f.write_str("Via says that this instance has passed the request on before")

@@ -9,6 +9,7 @@ mod checks;
 mod dpop;
 mod keyring;
 mod rejection;
+mod signature;
 mod sources;
 mod subject_kind;
 mod verifier;
@@ -21,10 +22,10 @@ pub use dpop::{
     ProofError, ProofSettings, ProofTarget, PublicOrigin, ReplayCache, ReplayKey, UnverifiedProof,
     proof_header,
 };
-pub use keyring::{IssuerKeys, Keyring};
+pub use keyring::{AmbiguousKid, IssuerKeys, Keyring};
 pub use rejection::Rejection;
 pub use sources::TokenSources;
 pub use subject_kind::SubjectKind;
 pub use verifier::{
-    SignedToken, Unverified, VerifiedToken, Verifier, VerifierSettings, VerifyError,
+    SignedToken, Unverified, Verification, VerifiedToken, Verifier, VerifierSettings, VerifyError,
 };

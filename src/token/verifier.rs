@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::bearer::BearerToken;
 use super::checks::{self, ClaimCheck, TypPolicy};
 use super::dpop::Binding;
-use super::keyring::{Keyring, NoKey};
+use super::keyring::Keyring;
 use super::rejection::Rejection;
+use super::signature::SignatureCheck;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
-use crate::jose::{self, Algorithm, CompactJws, KnownHeader};
+use crate::jose::{Algorithm, CompactJws, Header, JwsError, Key, KnownHeader, VerifiedPayload};
 use crate::secret::Secret;
 
 /// What a token must satisfy, from `[auth0]` and `[limits]`.
@@ -49,6 +50,17 @@ pub struct Unverified<'t> {
     text: Secret<&'t str>,
     jws: CompactJws<'t>,
     algorithm: Algorithm,
+}
+
+/// The verification of one token with the keys of one snapshot, in steps that the caller may let others go on
+/// between. See [`Verifier::begin`].
+#[derive(Debug)]
+pub struct Verification<'t> {
+    verifier: &'t Verifier,
+    token: &'t Unverified<'t>,
+    keyring: &'t Keyring,
+    /// Once it has begun.
+    signature: Option<SignatureCheck<'t>>,
 }
 
 /// A token whose signature holds, and whose claims are not checked: it proves nothing yet.
@@ -133,16 +145,34 @@ impl Verifier {
         keyring: &Keyring,
         now: UnixTime,
     ) -> Result<VerifiedToken, VerifyError> {
-        let signed = Self::check_signature(token, keyring)?;
-        let verified = self.accept(token.text.expose(), signed, now)?;
-        let mut known = self.known_header();
-        if !known
-            .as_ref()
-            .is_some_and(|known| token.jws.has_header(known))
-        {
-            *known = Some(token.jws.known_header());
+        let mut verification = self.begin(token, keyring);
+        loop {
+            if let Some(verified) = verification.step(now)? {
+                return Ok(verified);
+            }
         }
-        Ok(verified)
+    }
+
+    /// The same in steps. Nothing is done before the first.
+    #[must_use]
+    pub const fn begin<'t>(
+        &'t self,
+        token: &'t Unverified<'t>,
+        keyring: &'t Keyring,
+    ) -> Verification<'t> {
+        Verification {
+            verifier: self,
+            token,
+            keyring,
+            signature: None,
+        }
+    }
+
+    fn remember_header(&self, jws: &CompactJws<'_>) {
+        let mut known = self.known_header();
+        if !known.as_ref().is_some_and(|known| jws.has_header(known)) {
+            *known = Some(jws.known_header());
+        }
     }
 
     fn known_header(&self) -> MutexGuard<'_, Option<KnownHeader>> {
@@ -160,37 +190,12 @@ impl Verifier {
         token: &Unverified<'_>,
         keyring: &Keyring,
     ) -> Result<SignedToken, VerifyError> {
-        let candidates = keyring
-            .candidates(token.jws.header(), token.algorithm)
-            .map_err(|error| match error {
-                NoKey::Rejected(rejection) => VerifyError::Rejected(rejection),
-                NoKey::Unavailable => VerifyError::KeysUnavailable,
-                NoKey::Unknown => VerifyError::UnknownKey,
-            })?;
-        let (payload, place) = token
-            .jws
-            .verify(candidates.iter().map(|(_, key)| *key))
-            .map_err(Rejection::from)?;
-        let (issuer, key) = candidates
-            .get(place)
-            .ok_or(Rejection::Jws(jose::JwsError::Signature))?;
-        let claims = jose::parse_object(payload.bytes())
-            .map(Claims::new)
-            .map_err(Rejection::PayloadNotJson)?;
-        // Auth0 publishes one key set under the tenant's own domain and under its custom domains, so
-        // several issuers may vouch for the very key that signed.
-        let issuer = candidates
-            .iter()
-            .filter(|(_, other)| other == key)
-            .map(|(name, _)| name)
-            .find(|name| claims.get("iss").is_some_and(|iss| iss == **name))
-            .unwrap_or(issuer);
-        Ok(SignedToken {
-            claims,
-            issuer: (*issuer).to_owned(),
-            kid: key.kid().map(str::to_owned),
-            payload: Secret::new(payload.encoded().to_owned()),
-        })
+        let mut check = SignatureCheck::new(token, keyring)?;
+        loop {
+            if let Some(signed) = check.step()? {
+                return Ok(signed);
+            }
+        }
     }
 
     /// Every check on the claims, each with its verdict, in the order in which they decide.
@@ -251,13 +256,42 @@ impl Verifier {
     }
 }
 
+impl Verification<'_> {
+    /// The next step; `None` while others are left. One step costs a few signature checks at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::verify`].
+    pub fn step(&mut self, now: UnixTime) -> Result<Option<VerifiedToken>, VerifyError> {
+        let check = match &mut self.signature {
+            Some(check) => check,
+            begun => begun.insert(SignatureCheck::new(self.token, self.keyring)?),
+        };
+        let Some(signed) = check.step()? else {
+            return Ok(None);
+        };
+        let verified = self.verifier.accept(self.token.text.expose(), signed, now)?;
+        self.verifier.remember_header(&self.token.jws);
+        Ok(Some(verified))
+    }
+}
+
 impl From<Rejection> for VerifyError {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
     }
 }
 
-impl Unverified<'_> {
+impl<'t> Unverified<'t> {
+    pub(super) fn header(&self) -> &Header {
+        self.jws.header()
+    }
+
+    /// Releases the payload if this key signed it.
+    pub(super) fn verify(&self, key: &Key) -> Result<VerifiedPayload<'t>, JwsError> {
+        self.jws.verify([key]).map(|(payload, _)| payload)
+    }
+
     /// The key id that the token names, for the log.
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
@@ -278,6 +312,21 @@ impl Unverified<'_> {
 }
 
 impl SignedToken {
+    /// Of a payload whose signature holds, with the name of an issuer whose key signed it.
+    pub(super) fn new(
+        claims: Claims,
+        issuer: &str,
+        kid: Option<&str>,
+        payload: &VerifiedPayload<'_>,
+    ) -> Self {
+        Self {
+            claims,
+            issuer: issuer.to_owned(),
+            kid: kid.map(str::to_owned),
+            payload: Secret::new(payload.encoded().to_owned()),
+        }
+    }
+
     /// All claims, unchecked.
     #[must_use]
     pub const fn claims(&self) -> &Claims {

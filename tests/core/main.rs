@@ -3,6 +3,7 @@
 
 mod differential;
 mod dpop;
+mod issuers;
 mod mint;
 mod paths;
 mod rfc7515;

@@ -877,11 +877,17 @@ fn j12_kid_is_an_opaque_name_of_bounded_length() {
         2,
     );
     let anonymous = with_header(&json!({"kid":ABSENT}));
+    // Distinct keys: those that count are told apart by more than their names.
+    let modulus = stranger().public()["n"]
+        .as_str()
+        .expect("a text")
+        .to_owned();
     let decoys = |count: usize, kid: Option<&str>| -> Vec<Value> {
         (0..count)
             .map(|number| {
                 let kid = kid.map_or_else(|| format!("decoy{number}"), str::to_owned);
-                stranger().jwk(&json!({"kid":kid,"alg":"RS256"}))
+                let n = format!("{}{number:02}{}", &modulus[..100], &modulus[102..]);
+                stranger().jwk(&json!({"kid":kid,"alg":"RS256","n":n}))
             })
             .collect()
     };
@@ -924,6 +930,10 @@ fn j12_kid_is_an_opaque_name_of_bounded_length() {
             "{why}"
         );
     }
+    let repeated = vec![own(json!("k1")); 90];
+    let bench = Bench::keys(&repeated, &[Algorithm::Rs256]);
+    assert_eq!(bench.code(&named), "accepted", "one key many times");
+    assert_eq!(bench.code(&anonymous), "accepted", "one key many times");
     let nameless = [tenant().jwk(&json!({"alg":"RS256"}))];
     let bench = Bench::keys(&nameless, &[Algorithm::Rs256]);
     assert_eq!(bench.code(&anonymous), "accepted", "neither has a name");

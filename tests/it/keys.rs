@@ -10,8 +10,10 @@ use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::issuer::keys::{Algorithm, SigningKey};
-use crate::issuer::tokens::AUDIENCE;
+use crate::issuer::tokens::{AUDIENCE, Mint};
 use crate::issuer::{Behaviour, Issuer, KEYS_PATH};
+use crate::support::frames::{Frames, HEADERS};
+use crate::support::proxy::{program, run_to_end};
 use crate::support::wire::PATIENCE;
 use crate::support::{
     Findings, Proxy, Request, Response, Setup, Upstream, assert_own, own, within,
@@ -548,4 +550,272 @@ async fn tunnel(mut client: TcpStream, asked: tokio::sync::mpsc::UnboundedSender
         .expect("room");
     // Either side may end the tunnel.
     let _ended = copy_bidirectional(&mut client, &mut server).await;
+}
+
+/// Several issuers of one process, each with its own address and certificate.
+struct Domains {
+    issuers: Vec<Issuer>,
+    directory: TempDir,
+}
+
+impl Domains {
+    fn start(count: usize) -> Self {
+        Self {
+            issuers: (0..count).map(|_| Issuer::start()).collect(),
+            directory: TempDir::new().expect("a directory"),
+        }
+    }
+
+    /// All of them publish the keys of the first, as a tenant does under its custom domains.
+    fn of_one_tenant(count: usize) -> Self {
+        let domains = Self::start(count);
+        let key = domains.issuers[0].key();
+        for issuer in &domains.issuers {
+            issuer.behave(|behaviour| behaviour.keys = vec![key.jwk()]);
+        }
+        domains
+    }
+
+    fn setup(&self, upstream: &Upstream) -> Setup {
+        let roots = self.directory.path().join("roots.pem");
+        let pem: Vec<&str> = self.issuers.iter().map(Issuer::ca_pem).collect();
+        std::fs::write(&roots, pem.concat()).expect("the roots");
+        let names: Vec<String> = self.issuers.iter().map(Issuer::domain).collect();
+        Setup::bare()
+            .auth0(&format!("domain = {names:?}\naudience = \"{AUDIENCE}\""))
+            .auth0("algorithms = [\"RS256\", \"ES256\"]")
+            .keys(&format!("ca_file = \"{}\"", roots.display()))
+            .upstream(&upstream.url())
+    }
+
+    /// What `check --online` says.
+    async fn check(&self, upstream: &Upstream) -> (Option<i32>, String) {
+        let file = self.directory.path().join("authgate.toml");
+        std::fs::write(&file, self.setup(upstream).text()).expect("the configuration");
+        let mut command = program();
+        command.args([
+            "check",
+            "--online",
+            "--upstream",
+            &upstream.url(),
+            "--config",
+        ]);
+        command.arg(&file);
+        let output = run_to_end(command, "").await;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.code(), text)
+    }
+}
+
+/// A token of this issuer, signed with another's key.
+fn user_of(issuer: &Issuer, key: &Arc<SigningKey>) -> Mint {
+    Mint::user(key, &issuer.issuer(), "auth0|alice")
+}
+
+#[tokio::test]
+async fn any_number_of_domains_may_publish_one_set() {
+    for count in [2, 6, 60] {
+        let upstream = Upstream::hello();
+        let domains = Domains::of_one_tenant(count);
+        let proxy = domains.setup(&upstream).start().await;
+        let key = domains.issuers[0].key();
+        let stranger = Arc::new(SigningKey::rsa(1).with_kid(key.kid()));
+        for place in [0, count / 2, count - 1] {
+            let issuer = &domains.issuers[place];
+            let token = user_of(issuer, &key).mint();
+            assert_eq!(
+                get(&proxy, &token).await.status(),
+                200,
+                "{place} of {count}"
+            );
+            let token = user_of(issuer, &key).without_header("kid").mint();
+            assert_eq!(
+                get(&proxy, &token).await.status(),
+                200,
+                "{place} of {count}"
+            );
+            let forged = user_of(issuer, &stranger).mint();
+            assert_own(&get(&proxy, &forged).await, 401, "token_signature_invalid");
+        }
+        let (code, text) = domains.check(&upstream).await;
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(text.matches("usable keys: 1").count(), count, "{text}");
+        assert!(!text.contains("have the kid"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_takes_anothers_kid_shuts_nobody_out() {
+    let upstream = Upstream::hello();
+    for others in [1, 5, 6] {
+        let domains = Domains::start(2);
+        let (victim, hostile) = (&domains.issuers[1], &domains.issuers[0]);
+        let key = victim.key();
+        for _ in 0..others {
+            let namesake = SigningKey::ec(Algorithm::Es256).with_kid(key.kid());
+            hostile.publish(&namesake);
+        }
+        let own = victim.rotate_to(SigningKey::ec(Algorithm::Es256).with_kid(key.kid()));
+        let proxy = domains.setup(&upstream).start().await;
+        for kid in [true, false] {
+            let mint = |mint: Mint| {
+                if kid {
+                    mint
+                } else {
+                    mint.without_header("kid")
+                }
+            };
+            let good = mint(victim.user("auth0|alice")).mint();
+            assert_eq!(get(&proxy, &good).await.status(), 200, "{others}, {kid}");
+        }
+        let claimed = user_of(hostile, &own).mint();
+        assert_own(&get(&proxy, &claimed).await, 401, "token_wrong_issuer");
+        let event = proxy
+            .event("an ambiguous kid", |event| {
+                event["message"] == "a kid does not say which key is meant"
+            })
+            .await;
+        assert_eq!(event["kid"], key.kid());
+        let (code, text) = domains.check(&upstream).await;
+        assert_eq!(code, Some(0), "{text}");
+        let told = format!("{} keys have the kid {:?}", others + 1, key.kid());
+        assert!(text.contains(&told), "{text}");
+        assert_eq!(text.contains("none is tried"), others > 5, "{text}");
+    }
+}
+
+/// One domain was asked later than the others, and knows a key that they publish too.
+#[tokio::test]
+async fn a_key_that_came_by_way_of_another_domain_is_asked_for() {
+    let upstream = Upstream::hello();
+    let domains = Domains::of_one_tenant(2);
+    let [first, second] = &domains.issuers[..] else {
+        panic!("two")
+    };
+    let proxy = domains
+        .setup(&upstream)
+        .keys("cooldown = \"1s\"")
+        .start()
+        .await;
+    let key = first.rotate_to(SigningKey::rsa(1));
+    let of_first = first.user("auth0|alice").mint();
+    until_status(&proxy, &of_first, 200, 401).await;
+    let of_second = user_of(second, &key).mint();
+    assert_own(&get(&proxy, &of_second).await, 401, "token_wrong_issuer");
+    second.publish(&key);
+    until_status(&proxy, &of_second, 200, 401).await;
+}
+
+/// A rotation during an outage: clients must not take it for the end of their session.
+#[tokio::test]
+async fn an_unknown_key_is_no_refusal_while_fetches_fail() {
+    let upstream = Upstream::hello();
+    for count in [1, 2] {
+        let domains = Domains::start(count);
+        let issuer = &domains.issuers[0];
+        let away = &domains.issuers[count - 1];
+        let proxy = domains
+            .setup(&upstream)
+            .keys("cooldown = \"1s\"")
+            .start()
+            .await;
+        let old = issuer.user("auth0|alice").mint();
+        let key = Arc::new(SigningKey::rsa(1));
+        let new = user_of(issuer, &key).mint();
+        assert_own(&get(&proxy, &new).await, 401, "token_unknown_key");
+        away.go_down();
+        let response = until_status(&proxy, &new, 503, 401).await;
+        assert_own(&response, 503, "keys_unavailable");
+        assert!(response.header("retry-after").is_some());
+        // At once, too, where no fetch may run now.
+        for _ in 0..20 {
+            assert_own(&get(&proxy, &new).await, 503, "keys_unavailable");
+        }
+        // What is known is decided as before, and what no key could save.
+        assert_eq!(get(&proxy, &old).await.status(), 200);
+        let forged = issuer.user("auth0|bob").forged_with(&key).mint();
+        let forged = get(&proxy, &forged).await;
+        assert_own(&forged, 401, "token_signature_invalid");
+        assert_own(&get(&proxy, "a.b").await, 401, "token_malformed");
+        let other = issuer
+            .user("auth0|alice")
+            .claim("iss", "https://other.example/");
+        assert_own(&get(&proxy, &other.mint()).await, 401, "token_wrong_issuer");
+        away.come_back();
+        let response = until_status(&proxy, &new, 401, 503).await;
+        assert_own(&response, 401, "token_unknown_key");
+        issuer.publish(&key);
+        until_status(&proxy, &new, 200, 401).await;
+    }
+}
+
+/// Nobody can fill the memory with requests that wait for a fetch.
+#[tokio::test]
+async fn only_so_many_wait_for_a_fetch() {
+    const MOST: usize = 1_000;
+    const STREAMS: usize = 95;
+    const CONNECTIONS: usize = MOST / STREAMS + 1;
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("cooldown = \"1s\"\ntimeout = \"60s\"")
+        .start()
+        .await;
+    issuer.behave(|behaviour| behaviour.held = true);
+    let token = issuer.user("auth0|alice").header("kid", "new").mint();
+    let fetched = issuer.requests();
+    let mut waiting = tokio::task::JoinSet::new();
+    within("a fetch", async {
+        while issuer.requests() == fetched {
+            let (address, token) = (proxy.data, token.clone());
+            waiting.spawn(async move { Request::get("/x").bearer(&token).send(address).await });
+            tokio::time::sleep(TICK).await;
+        }
+    })
+    .await;
+    let bearer = format!("Bearer {token}");
+    let fields = [("authorization", bearer.as_str())];
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = Frames::connect(proxy.data).await;
+        for stream in (1_u32..).step_by(2).take(STREAMS) {
+            connection.request(stream, "/x", &fields).await;
+        }
+        connections.push(connection);
+    }
+    let is_refused = |event: &serde_json::Value| event["code"] == "keys_unavailable";
+    within("those that cannot wait", async {
+        while proxy
+            .events()
+            .iter()
+            .filter(|event| is_refused(event))
+            .count()
+            < CONNECTIONS * STREAMS - MOST
+        {
+            tokio::time::sleep(TICK).await;
+        }
+    })
+    .await;
+    issuer.behave(|behaviour| behaviour.held = false);
+    let mut statuses = Vec::new();
+    for connection in &mut connections {
+        let mut missing = STREAMS;
+        while missing > 0 {
+            let frame = connection.next().await.expect("an answer to each");
+            if frame.kind == HEADERS {
+                statuses.push(frame.status());
+                missing -= 1;
+            }
+        }
+    }
+    let count = |wanted: u16| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!(count(401) + count(503), CONNECTIONS * STREAMS);
+    assert!(
+        (MOST - 100..=MOST).contains(&count(401)),
+        "{} waited",
+        count(401)
+    );
+    let known = issuer.user("auth0|bob").mint();
+    assert_eq!(get(&proxy, &known).await.status(), 200);
 }

@@ -205,7 +205,7 @@ impl Frame {
     }
 
     /// The status of an answer. Our table is empty, so that it is never a reference into it.
-    fn status(&self) -> u16 {
+    pub fn status(&self) -> u16 {
         const STATIC: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
         let mut bytes = self
             .payload
