@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::nonce_key::{self, NonceKeyError};
 use crate::proxy::{Proxy, Settings, Shared};
 use crate::reload::{self, KeptKeys, Reloader, WatchedSource};
+use crate::secret_files;
 use crate::tls::{Roots, RootsError};
 use crate::upstream::{Connector, ConnectorError};
 
@@ -161,6 +162,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let (phase, watched_phase) = watch::channel(Phase::Serving);
     let slots = Slots::new(affordable_connections(config.limits.connections));
     announce(&config, &roots, &data, admin.as_ref())?;
+    logging::tell(&[], &secret_files::exposed(&config));
     let keys = KeptKeys::start(&config, &roots, &metrics).map_err(AppError::Keys)?;
     let workers = config.workers.get();
     let served_by = reload::connection_settings(&config).map_err(AppError::Certificate)?;

@@ -15,7 +15,7 @@ use crate::explain::{self, Decision, Question};
 use crate::operate::Waited;
 use crate::reload::WatchedSource;
 use crate::token::Keyring;
-use crate::{app, check, logging, manual, operate};
+use crate::{app, check, logging, manual, operate, secret_files};
 
 /// The answer to a question is no: the request would be refused, the process is not ready.
 const NO: u8 = 1;
@@ -272,6 +272,7 @@ fn run_check(loaded: Loaded, online: bool) -> ExitCode {
         print_error(&format!("error: {error}"));
         return ExitCode::from(CONFIG);
     }
+    report("warning", &secret_files::exposed(&config));
     if let Some(warning) = check::exposure(&config) {
         print_error(&format!("warning: {warning}"));
     }

@@ -24,8 +24,9 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`secret`] (what `Debug` does not show), [`descriptors`], [`listening`] (who else does), [`metrics`], [`tls`],
-//! [`certificate`], [`nonce_key`], `writing` (small writes in one piece). Above them: [`config`] (flags, environment and file, parsed once), [`app`]
+//! as a state machine), [`random`], [`secret`] (what `Debug` does not show), [`resolve`] (names), [`descriptors`], [`listening`] (who else
+//! does), [`metrics`], [`tls`], [`certificate`], [`nonce_key`], [`secret_files`] (who else may read them), `writing` (small writes in one
+//! piece). Above them: [`config`] (flags, environment and file, parsed once), [`app`]
 //! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
 //! [`cli`] with its `manual`.
@@ -108,9 +109,11 @@ pub mod policy;
 pub mod proxy;
 pub mod random;
 pub mod reload;
+pub mod resolve;
 pub mod resource;
 pub mod rotation;
 pub mod secret;
+pub mod secret_files;
 pub mod tls;
 pub mod token;
 pub mod upstream;

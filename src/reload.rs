@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::nonce_key;
 use crate::proxy::Shared;
 use crate::rotation::RotationSettings;
+use crate::secret_files;
 use crate::tls::{HTTP_1_1, Roots};
 use crate::upstream::Connector;
 
@@ -207,6 +208,7 @@ impl Reloader {
                 self.metrics.on_issuer_gone(&old.issuer);
             }
         }
+        logging::tell(&[], &secret_files::exposed(&self.shared.current().config));
         self.source.watch(&self.shared.current().config);
         announce(generation, self.source.file());
         Ok(())

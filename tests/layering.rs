@@ -69,8 +69,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     // I/O.
     ("certificate", &[], &["rustls"]),
     ("descriptors", &[], &["rustix"]),
+    ("resolve", &[], &["tokio"]),
     ("listening", &[], &[]),
     ("nonce_key", &["config", "token"], &["ring"]),
+    ("secret_files", &["config", "nonce_key"], &["rustix"]),
     ("metrics", &["clock"], &["http", "prometheus_client"]),
     (
         "tls",
@@ -80,7 +82,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "keys",
         &[
-            "clock", "config", "jose", "metrics", "random", "rotation", "token",
+            "clock", "config", "jose", "metrics", "random", "resolve", "rotation", "token",
         ],
         &[
             "bytes",
@@ -97,7 +99,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "upstream",
-        &["authorized", "clock", "config", "tls", "writing"],
+        &["authorized", "clock", "config", "resolve", "tls", "writing"],
         &[
             "bytes",
             "http",
@@ -241,6 +243,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "nonce_key",
             "proxy",
             "rotation",
+            "secret_files",
             "tls",
             "upstream",
         ],
@@ -264,6 +267,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "nonce_key",
             "proxy",
             "reload",
+            "secret_files",
             "tls",
             "upstream",
         ],
@@ -272,7 +276,16 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "cli",
         &[
-            "app", "check", "clock", "config", "explain", "logging", "manual", "operate", "reload",
+            "app",
+            "check",
+            "clock",
+            "config",
+            "explain",
+            "logging",
+            "manual",
+            "operate",
+            "reload",
+            "secret_files",
             "token",
         ],
         &["clap", "clap_complete", "tokio", "tracing"],

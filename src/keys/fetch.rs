@@ -1,8 +1,13 @@
 //! One bounded read of a JWK Set, over TLS, from a loopback address, or from a file.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use std::vec;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
@@ -11,16 +16,18 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
-use tower_service::Service as _;
+use tower_service::Service;
 
 use crate::config::KeySource;
 use crate::jose::MAX_DOCUMENT_BYTES;
+use crate::resolve;
 
 /// Reads key sets.
 #[derive(Clone)]
@@ -34,7 +41,7 @@ pub struct Fetcher {
 #[derive(Debug)]
 pub enum FetchError {
     /// The file cannot be read.
-    File(std::io::Error),
+    File(io::Error),
     /// The connection failed, or broke.
     Http(hyper::Error),
     /// The host could not be reached, directly or through a proxy.
@@ -51,7 +58,7 @@ pub enum FetchError {
     /// It took longer than `auth0.keys.timeout`.
     Timeout(Duration),
     /// The TLS handshake failed.
-    Tls(std::io::Error),
+    Tls(io::Error),
     /// More than [`MAX_DOCUMENT_BYTES`].
     TooLarge,
 }
@@ -136,7 +143,10 @@ impl Fetcher {
                         "only http:// proxies are supported".to_owned(),
                     ));
                 }
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), HttpConnector::new());
+                let mut tunnel = Tunnel::new(
+                    proxy.uri().clone(),
+                    HttpConnector::new_with_resolver(Lookup),
+                );
                 if let Some(credentials) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(credentials.clone());
                 }
@@ -172,10 +182,36 @@ async fn connect(url: &Uri) -> Result<TokioIo<tokio::net::TcpStream>, FetchError
         443
     };
     let port = url.port_u16().unwrap_or(default_port);
-    let stream = tokio::net::TcpStream::connect((bare_host(url), port))
+    let connect = async {
+        let addresses = resolve::addresses(bare_host(url), port).await?;
+        tokio::net::TcpStream::connect(addresses.as_slice()).await
+    };
+    connect
         .await
-        .map_err(|error| FetchError::Connect(error.to_string()))?;
-    Ok(TokioIo::new(stream))
+        .map(TokioIo::new)
+        .map_err(|error| FetchError::Connect(error.to_string()))
+}
+
+/// Finds a proxy by its name, on the same threads as everything else is looked up on.
+#[derive(Clone)]
+struct Lookup;
+
+impl Service<Name> for Lookup {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        Box::pin(async move {
+            // The connector puts the port in.
+            let addresses = resolve::addresses(name.as_str(), 0).await?;
+            Ok(addresses.into_iter())
+        })
+    }
 }
 
 /// A host without the brackets of an IPv6 address.
@@ -258,7 +294,7 @@ async fn read_file(path: &std::path::Path) -> Result<Bytes, FetchError> {
     };
     let document = tokio::task::spawn_blocking(read)
         .await
-        .map_err(|error| FetchError::File(std::io::Error::other(error)))?
+        .map_err(|error| FetchError::File(io::Error::other(error)))?
         .map_err(FetchError::File)?;
     if document.len() > MAX_DOCUMENT_BYTES {
         return Err(FetchError::TooLarge);

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -23,6 +22,7 @@ use super::body::RequestBody;
 use super::failure::Failure;
 use super::http2;
 use crate::config::{UpstreamAddress, UpstreamProtocol};
+use crate::resolve;
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
 use crate::writing::Space;
 
@@ -294,11 +294,9 @@ impl Connector {
 }
 
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    // An address needs no look-up, and gets none.
-    let addresses = lookup_host((host, port))
+    let addresses = resolve::addresses(host, port)
         .await
         .map_err(ConnectError::resolve)?;
-    let addresses: Vec<SocketAddr> = addresses.collect();
     let stream = TcpStream::connect(addresses.as_slice())
         .await
         .map_err(ConnectError::socket)?;

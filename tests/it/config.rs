@@ -668,3 +668,35 @@ async fn flags_win_over_variables_and_variables_over_the_file() {
         assert!(output.contains(name), "nothing of {name} in:\n{output}");
     }
 }
+
+/// A key file that everybody may read is no secret.
+#[tokio::test]
+async fn key_files_of_everybody_are_warned_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let directory = TempDir::new().expect("a directory");
+    let key = directory.path().join("session.key");
+    std::fs::write(&key, "q1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6").expect("a key");
+    let file = directory.path().join("authgate.toml");
+    let setup = || {
+        let table = format!("[mcp]\nsession_key_file = \"{}\"", key.display());
+        Setup::new(&issuer, &upstream).rest(&table)
+    };
+    std::fs::write(&file, setup().text()).expect("the configuration");
+    for (mode, warned) in [(0o600, false), (0o604, true)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&key, permissions).expect("its owner");
+        let output = call(&["check", "--config", &file.display().to_string()]).await;
+        let text = printed(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert_eq!(text.contains("mcp.session_key_file"), warned, "{text}");
+        let proxy = setup().start().await;
+        let told = proxy
+            .events()
+            .into_iter()
+            .find(|event| event["message"] == "configuration");
+        let told = told.map(|event| event["path"].clone());
+        assert_eq!(told, warned.then(|| "mcp.session_key_file".into()));
+    }
+}

@@ -471,3 +471,31 @@ async fn an_idle_upstream_connection_is_closed_though_no_request_comes() {
     assert_eq!(proxy.send(&Request::get("/x")).await.text(), "hello");
     upstream.next().await.closed().await;
 }
+
+/// However many connections the upstream's name is looked up for at a time, few threads do it.
+#[tokio::test]
+async fn looking_up_names_takes_few_threads() {
+    const MOST: usize = 4;
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let named = format!("http://localhost:{}", upstream.address().port());
+    let proxy = Setup::to(&issuer, &named).rest(OPEN).start().await;
+    let before = proxy.threads();
+    let mut clients = Vec::new();
+    for _ in 0..300 {
+        clients.push(Client::connect(proxy.data).await);
+    }
+    proxy
+        .while_stopped(async {
+            for client in &mut clients {
+                client.write(&Request::get("/x")).await;
+            }
+        })
+        .await;
+    for client in &mut clients {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    assert!(upstream.connections() > MOST, "each needed its own");
+    let threads = proxy.threads() - before;
+    assert!(threads <= MOST, "{threads} more threads");
+}

@@ -7,7 +7,7 @@ use crate::dpop::{ACCEPTED, PUBLIC, Prover, presented};
 use crate::issuer::Issuer;
 use crate::issuer::keys::SigningKey;
 use crate::support::frames::{Frames, Verdict};
-use crate::support::{Client, Proxy, Reply, Request, Setup, Upstream, within};
+use crate::support::{Client, Proxy, Reply, Request, Setup, Upstream};
 
 /// How many connections flood: the process reads some of their requests, looks at its sockets again, and
 /// has not read all of them.
@@ -98,23 +98,6 @@ impl Scene {
         }
     }
 
-    /// Stops the process, and lets it go on when everything has arrived.
-    async fn while_stopped(&self, arrivals: impl Future<Output = ()>) {
-        let stat = format!("/proc/{}/stat", self.proxy.id());
-        self.proxy.signal("STOP");
-        within("the process to stop", async {
-            while !std::fs::read_to_string(&stat)
-                .expect("/proc")
-                .contains(") T ")
-            {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        arrivals.await;
-        self.proxy.signal("CONT");
-    }
-
     /// How many requests were decided before the one to `path`, after a mark in the log.
     async fn place(&self, mark: usize, path: &str) -> usize {
         let is_request = |event: &serde_json::Value| event["message"] == "request";
@@ -147,6 +130,7 @@ async fn a_newcomer_is_before_those_who_flood() {
     scene.proxy.event_after(0, "/redeeming", is_it).await;
     let mark = scene.proxy.mark();
     scene
+        .proxy
         .while_stopped(async {
             scene.flood(&mut flooders).await;
             newcomer.write(&scene.new_token("/newcomer")).await;
@@ -182,6 +166,7 @@ async fn whose_proofs_are_refused_is_behind_a_newcomer() {
     let mut newcomer = scene.connect().await;
     let mark = scene.proxy.mark();
     scene
+        .proxy
         .while_stopped(async {
             scene.flood(&mut flooders).await;
             newcomer.write(&scene.new_token("/newcomer")).await;
@@ -203,6 +188,7 @@ async fn whoever_was_refused_once_is_not_shut_out_by_newcomers() {
     }
     let mark = scene.proxy.mark();
     scene
+        .proxy
         .while_stopped(async {
             scene.flood(&mut newcomers).await;
             doubtful.write(&scene.new_token("/doubtful")).await;
@@ -232,6 +218,7 @@ async fn the_streams_of_one_connection_are_one_in_the_line() {
     }
     let mark = scene.proxy.mark();
     scene
+        .proxy
         .while_stopped(async {
             for (number, connection) in connections.iter_mut().enumerate() {
                 for stream in streams() {
@@ -254,6 +241,7 @@ async fn whoever_leaves_the_line_is_not_waited_for() {
     let mut flooders = scene.flooders().await;
     let mut doubtful = scene.doubtful().await;
     scene
+        .proxy
         .while_stopped(async {
             scene.flood(&mut flooders).await;
             doubtful.write(&scene.new_token("/doubtful")).await;

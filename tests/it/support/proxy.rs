@@ -470,6 +470,23 @@ impl Proxy {
         assert!(sent.expect("kill").success(), "no process to signal");
     }
 
+    /// Stops the process, and lets it go on when everything has arrived, so that it finds all at once.
+    pub async fn while_stopped(&self, arrivals: impl Future<Output = ()>) {
+        let stat = format!("/proc/{}/stat", self.id());
+        self.signal("STOP");
+        within("the process to stop", async {
+            while !std::fs::read_to_string(&stat)
+                .expect("/proc")
+                .contains(") T ")
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        arrivals.await;
+        self.signal("CONT");
+    }
+
     /// Waits for its end.
     pub async fn exit(&mut self) -> ExitStatus {
         let mut log = self.log.subscribe();
