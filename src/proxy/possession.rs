@@ -193,7 +193,9 @@ impl Proxy {
                 match recorded {
                     Ok(fresh) => Ok((fresh, key, nonce_age, now)),
                     Err(NotRecorded::Replayed) => Err(refuse(ProofError::Replayed)),
-                    Err(NotRecorded::Full) => Err(Refusal::ReplayCacheFull),
+                    Err(NotRecorded::Full | NotRecorded::ShareUsed) => {
+                        Err(Refusal::ReplayCacheFull)
+                    }
                 }
             })
         };

@@ -214,7 +214,7 @@ impl fmt::Display for Refusal {
             Self::Path(error) => error.fmt(f),
             Self::Proof { error, .. } => error.fmt(f),
             Self::ReplayCacheFull => {
-                f.write_str("dpop.replay_cache is full of proofs that could be used again")
+                f.write_str("dpop.replay_cache is full of proofs that could be used again, or this key has its share of them")
             }
             Self::ResourceUnknown => f.write_str("no resource has its metadata here"),
             Self::Token(rejection) => rejection.fmt(f),

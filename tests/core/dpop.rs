@@ -765,7 +765,7 @@ fn a_proof_is_used_once() {
         let proof = client.proof(&json!({}), &claims);
         let proof = check(&client, &proof, request, None, now).expect("a good proof");
         cache
-            .record(proof, at(now), keep, 4, None)
+            .record(proof, at(now), keep, 5, None)
             .map(|_| ())
             .err()
     };
@@ -805,7 +805,7 @@ fn a_proof_is_used_once() {
     assert_eq!(used(REQUEST, json!({"jti":"2"}), NOW + 1), None);
     assert_eq!(
         used(REQUEST, json!({"jti":"3"}), NOW + 1),
-        Some(NotRecorded::Full)
+        Some(NotRecorded::ShareUsed)
     );
     assert_eq!(
         used(REQUEST, json!({}), NOW + 2),
@@ -827,6 +827,54 @@ fn a_proof_is_used_once() {
         "and no longer"
     );
     assert_eq!(used(REQUEST, fresh, last + 1), Some(NotRecorded::Replayed));
+}
+
+/// One key can use up what nobody else needs, and never what others have a share of.
+#[test]
+fn a_key_that_fills_the_room_leaves_others_theirs() {
+    const CAPACITY: usize = 64;
+    const SHARE: usize = CAPACITY / 16;
+    let keep = rules().lifetime();
+    let cache = ReplayCache::default();
+    let used = |client: &Client, number: usize, now: u64| {
+        let claims = json!({"jti": number.to_string(), "iat": now});
+        let proof = client.proof(&json!({}), &claims);
+        let proof = check(client, &proof, REQUEST, None, now).expect("a good proof");
+        let at = UnixTime::from_secs(now);
+        cache
+            .record(proof, at, keep, CAPACITY, None)
+            .map(|_| ())
+            .err()
+    };
+    let mallory = Client::p256();
+    for number in 0..CAPACITY - CAPACITY / 4 {
+        assert_eq!(used(&mallory, number, NOW), None, "there is room");
+    }
+    let refused = |number| used(&mallory, number, NOW).is_some();
+    assert_eq!(used(&mallory, 900, NOW), Some(NotRecorded::ShareUsed));
+    let others = [(); 4].map(|()| Client::p256());
+    for alice in &others {
+        for number in 0..SHARE {
+            assert_eq!(used(alice, number, NOW), None, "her share");
+            assert!(refused(1000 + number));
+        }
+        let told = used(alice, SHARE, NOW).expect("no more than her share");
+        assert!(matches!(told, NotRecorded::ShareUsed | NotRecorded::Full));
+        assert_eq!(used(alice, 0, NOW), Some(NotRecorded::Replayed));
+    }
+    let late = Client::p256();
+    assert_eq!(
+        used(&late, 0, NOW),
+        Some(NotRecorded::Full),
+        "four shares are a quarter"
+    );
+    // What is over is counted no more, of whoever it was.
+    let later = NOW + keep.as_secs() + 1;
+    for client in others.iter().chain([&mallory, &late]) {
+        for number in 0..SHARE {
+            assert_eq!(used(client, number, later), None);
+        }
+    }
 }
 
 #[test]

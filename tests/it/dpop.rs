@@ -15,7 +15,7 @@ use crate::issuer::{Issuer, secrets};
 use crate::support::answer::{own_whatever_challenge, parameters};
 use crate::support::proxy::{program, run_to_end};
 use crate::support::upstream::response;
-use crate::support::{Findings, Proxy, Reply, Request, Response, Setup, Upstream};
+use crate::support::{Client, Findings, Proxy, Reply, Request, Response, Setup, Upstream};
 
 /// What clients write, though the proxy itself speaks clear text.
 pub const PUBLIC: &str = "https://agents.example.com";
@@ -1092,6 +1092,37 @@ async fn where_no_more_proofs_can_be_remembered_none_is_accepted() {
     assert_eq!((plain.status(), upstream.requests()), (200, 4));
 }
 
+/// One holder of one bound token sends as many proofs as it can: others are served all the while.
+#[tokio::test]
+async fn whoever_fills_the_replay_cache_fills_no_share_of_others() {
+    const CAPACITY: usize = 64;
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let dpop = format!("{ACCEPTED}\nreplay_cache = {CAPACITY}");
+    let proxy = setup(&issuer, &upstream, &dpop).start().await;
+    let (mallory, alice) = (Prover::new(), Prover::new());
+    let stolen = mallory.bind(issuer.user("auth0|mallory"));
+    let token = alice.bind(issuer.user("auth0|alice"));
+    let mut flood = Client::connect(proxy.data).await;
+    let mut statuses = Vec::new();
+    for _ in 0..2 * CAPACITY {
+        let answer = flood.request(&mallory.get("/api", &stolen)).await;
+        statuses.push(answer.status());
+    }
+    let count = |status| statuses.iter().filter(|one| **one == status).count();
+    assert_eq!(count(200), CAPACITY - CAPACITY / 4, "{statuses:?}");
+    assert_eq!(count(503), 2 * CAPACITY - count(200), "{statuses:?}");
+    for _ in 0..CAPACITY / 16 {
+        assert_eq!(proxy.send(&alice.get("/api", &token)).await.status(), 200);
+        let more = flood.request(&mallory.get("/api", &stolen)).await;
+        refused(&more, 503, "overloaded", "").expect("its share is used");
+    }
+    // Another token for the same key has no other share.
+    let used = alice.get("/api", &alice.bind(issuer.user("auth0|bob")));
+    let more = proxy.send(&used).await;
+    refused(&more, 503, "overloaded", "").expect("a share is that of a key");
+}
+
 /// Many proofs at a time, one of which several connections send at once: it counts once.
 #[tokio::test]
 async fn of_many_at_once_each_proof_counts_once() {
@@ -1595,7 +1626,7 @@ async fn forged_proofs_stand_before_nobody_else() {
             Arc::clone(&refused_so_far),
         );
         forgers.spawn(async move {
-            let mut client = crate::support::Client::connect(proxy.data).await;
+            let mut client = Client::connect(proxy.data).await;
             loop {
                 let response = client.request(&forged).await;
                 own_whatever_challenge(&response, 401, "dpop_signature_invalid").expect("refused");
