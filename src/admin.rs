@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::listener::{Phase, Slots};
+use crate::logging;
 use crate::metrics::{Metrics, Vitals};
 use crate::proxy::Shared;
 
@@ -66,6 +67,7 @@ impl Health {
                 .iter()
                 .map(|runtime| runtime.metrics().num_alive_tasks())
                 .sum(),
+            dropped_log_lines: logging::dropped_lines(),
         })
     }
 

@@ -21,7 +21,6 @@ use crate::certificate::CertificateError;
 use crate::config::{Config, SessionKeyError};
 use crate::descriptors;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
-use crate::logging;
 use crate::metrics::Metrics;
 use crate::nonce_key::{self, NonceKeyError};
 use crate::proxy::{Proxy, Settings, Shared};
@@ -291,10 +290,8 @@ impl Drop for DeathNotice {
 
 fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
     let _notice = notice;
-    logging::hold();
     let served: io::Result<()> = runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(logging::release)
         .build()
         .and_then(|runtime| {
             worker
@@ -305,26 +302,14 @@ fn run_worker(worker: Worker, listener: TcpListener, notice: DeathNotice) {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let proxy = Arc::new(Proxy::new(worker.shared));
-                let serving = async {
-                    listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy)
-                        .await;
-                    drop(worker.accepting);
-                };
+                listener::serve(listener, worker.settings, worker.slots, worker.phase, proxy).await;
+                drop(worker.accepting);
                 // The connections' tasks live on this runtime; the process ends when they have.
-                let ((), never) = tokio::join!(serving, release_log());
-                match never {}
+                std::future::pending().await
             })
         });
     if let Err(error) = served {
         tracing::error!(%error, "a worker thread cannot run");
-    }
-}
-
-/// For a worker that is never at rest.
-async fn release_log() -> Infallible {
-    loop {
-        tokio::time::sleep(logging::MAX_HELD_TIME).await;
-        logging::release();
     }
 }
 

@@ -240,7 +240,13 @@ fn run_proxy(mut source: WatchedSource) -> ExitCode {
             return ExitCode::from(CONFIG);
         }
     };
-    let _log = logging::install(&config.logging);
+    let _log = match logging::install(&config.logging) {
+        Ok(log) => log,
+        Err(error) => {
+            print_error(&format!("authgate: cannot log: {error}"));
+            return ExitCode::from(SOFTWARE);
+        }
+    };
     logging::tell(&loaded.notes, &loaded.warnings);
     match app::run(config, source) {
         Ok(()) => ExitCode::SUCCESS,

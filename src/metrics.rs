@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
@@ -49,6 +50,7 @@ pub struct Metrics {
     connections: Gauge,
     connection_limit: Gauge,
     tasks: Gauge,
+    log_lines_dropped: Counter,
 }
 
 /// What is counted about one request when it is over.
@@ -184,6 +186,8 @@ pub struct Vitals {
     pub connection_limit: usize,
     /// Tasks that run or wait.
     pub tasks: usize,
+    /// Lines of the log that were dropped.
+    pub dropped_log_lines: u64,
 }
 
 impl Default for Metrics {
@@ -215,6 +219,7 @@ impl Metrics {
             connections: Gauge::default(),
             connection_limit: Gauge::default(),
             tasks: Gauge::default(),
+            log_lines_dropped: Counter::default(),
         };
         let looked_up = |result| {
             let labels = CacheLabels { result };
@@ -317,6 +322,11 @@ impl Metrics {
             self.connection_limit.clone(),
         );
         registry.register("tasks", "Tasks of the worker threads", self.tasks.clone());
+        registry.register(
+            "log_lines_dropped",
+            "Lines of the log that standard output did not take",
+            self.log_lines_dropped.clone(),
+        );
     }
 
     /// A request has begun.
@@ -438,6 +448,9 @@ impl Metrics {
         self.connections.set(number(vitals.connections));
         self.connection_limit.set(number(vitals.connection_limit));
         self.tasks.set(number(vitals.tasks));
+        self.log_lines_dropped
+            .inner()
+            .store(vitals.dropped_log_lines, Ordering::Relaxed);
         let mut rendered = String::new();
         // Writing to a string cannot fail.
         _ = text::encode(&mut rendered, &self.registry);
@@ -492,6 +505,7 @@ mod tests {
             connections: 7,
             connection_limit: 10,
             tasks: 9,
+            dropped_log_lines: 11,
         });
         for line in [
             "authgate_requests_total{outcome=\"refused\",code=\"token_expired\",route=\"/api/\\\"**\",method=\"POST\"} 1",
@@ -505,6 +519,7 @@ mod tests {
             "authgate_connections 7",
             "authgate_connection_limit 10",
             "authgate_tasks 9",
+            "authgate_log_lines_dropped_total 11",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
@@ -576,7 +591,7 @@ mod tests {
             );
             count += 1;
         }
-        assert_eq!(count, 15);
+        assert_eq!(count, 16);
     }
 
     #[test]

@@ -507,7 +507,7 @@ fn the_alerts_ask_for_what_there_is() {
             }
         }
     }
-    assert_eq!(names.len(), 7);
+    assert_eq!(names.len(), 8);
 }
 
 /// The steps of all jobs of a workflow, and that nothing in it may do more than it needs.

@@ -164,7 +164,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["listener", "metrics", "proxy"],
+        &["listener", "logging", "metrics", "proxy"],
         &[
             "bytes",
             "http",
@@ -262,7 +262,6 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "config",
             "descriptors",
             "listener",
-            "logging",
             "metrics",
             "nonce_key",
             "proxy",

@@ -29,6 +29,7 @@ mod identity;
 mod issuer;
 mod keys;
 mod life;
+mod log;
 mod mcp;
 mod metrics;
 mod operate;

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -198,14 +198,24 @@ impl Setup {
             .spawn()
             .expect("the program");
         let log = Arc::new(watch::Sender::new(Log::default()));
+        let (stdout, stderr) = (Arc::<Gate>::default(), Arc::<Gate>::default());
         let readers = vec![
-            read_lines(child.stdout.take().expect("its stdout"), Arc::clone(&log)),
-            read_lines(child.stderr.take().expect("its stderr"), Arc::clone(&log)),
+            read_lines(
+                child.stdout.take().expect("its stdout"),
+                Arc::clone(&log),
+                Arc::clone(&stdout),
+            ),
+            read_lines(
+                child.stderr.take().expect("its stderr"),
+                Arc::clone(&log),
+                stderr,
+            ),
         ];
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         Proxy {
             child,
             log,
+            stdout,
             readers,
             data: unknown,
             admin: unknown,
@@ -275,10 +285,45 @@ struct Log {
     ended: usize,
 }
 
-fn read_lines(stream: impl Read + Send + 'static, log: Arc<watch::Sender<Log>>) -> JoinHandle<()> {
+/// Whether a stream of the program is read.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    On,
+    Stopped,
+    /// The pipe is closed, once another line has been read.
+    Over,
+}
+
+/// What the reader of a stream asks before each line.
+#[derive(Default)]
+struct Gate(Mutex<Reading>, Condvar);
+
+impl Gate {
+    fn set(&self, reading: Reading) {
+        *self.0.lock().expect("sound") = reading;
+        self.1.notify_all();
+    }
+
+    /// Whether there is a next line to be read.
+    fn pass(&self) -> bool {
+        let reading = self.0.lock().expect("sound");
+        let is_stopped = |reading: &mut Reading| *reading == Reading::Stopped;
+        *self.1.wait_while(reading, is_stopped).expect("sound") == Reading::On
+    }
+}
+
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    log: Arc<watch::Sender<Log>>,
+    gate: Arc<Gate>,
+) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n') {
             let Ok(line) = line else { break };
+            if !gate.pass() {
+                break;
+            }
             let line = String::from_utf8_lossy(&line).into_owned();
             let event = serde_json::from_str(&line).ok();
             log.send_modify(|log| log.lines.push((line, event)));
@@ -291,6 +336,7 @@ fn read_lines(stream: impl Read + Send + 'static, log: Arc<watch::Sender<Log>>) 
 pub struct Proxy {
     child: Child,
     log: Arc<watch::Sender<Log>>,
+    stdout: Arc<Gate>,
     readers: Vec<JoinHandle<()>>,
     /// Where clients go.
     pub data: SocketAddr,
@@ -496,6 +542,34 @@ impl Proxy {
         self.child.wait().expect("the exit status")
     }
 
+    /// From now on its standard output is not read.
+    pub fn stop_reading(&self) {
+        self.stdout.set(Reading::Stopped);
+    }
+
+    /// Reads its standard output again.
+    pub fn read_on(&self) {
+        self.stdout.set(Reading::On);
+    }
+
+    /// Closes the other end of its standard output, as soon as it prints a line.
+    pub fn close_stdout(&self) {
+        self.stdout.set(Reading::Over);
+    }
+
+    /// Waits for its end, whether what it printed is read or not.
+    pub async fn exit_unread(&mut self) -> ExitStatus {
+        within("the end of the program", async {
+            loop {
+                if let Some(status) = self.child.try_wait().expect("the exit status") {
+                    return status;
+                }
+                tokio::time::sleep(BACK_OFF).await;
+            }
+        })
+        .await
+    }
+
     /// Fails if a token or a query has been printed.
     pub fn assert_kept_secrets(&self) {
         assert_no_secrets(&self.output());
@@ -507,6 +581,7 @@ impl Drop for Proxy {
         // It may have ended already.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
+        self.read_on();
         for reader in self.readers.drain(..) {
             let _read = reader.join();
         }

@@ -1,17 +1,15 @@
-//! Where log lines go: standard output, as JSON or as text.
-//!
-//! A worker thread's lines are written together, when it has nothing else to do: each write of its own
-//! would take a fifth of what the whole request takes.
+//! Where log lines go: standard output, as JSON or as text. A queue stands between the threads that log and the one
+//! that writes.
 
-use std::cell::Cell;
+mod queue;
+
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::format::Writer;
@@ -23,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::clock::UnixTime;
 use crate::config::{LogFormat, Logging, Problem};
+use queue::{END_PATIENCE, LINES};
 
 /// The log of the process. At its end nothing is held back any more.
 #[derive(Debug)]
@@ -31,12 +30,22 @@ pub struct Log(());
 
 impl Drop for Log {
     fn drop(&mut self) {
-        held().end(&mut io::stdout());
+        LINES.end(END_PATIENCE);
     }
 }
 
+/// How many lines were dropped since the start because standard output was not read, or could not be written.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    LINES.dropped()
+}
+
 /// Installs the log. A second call in one process leaves the first in place.
-pub fn install(logging: &Logging) -> Log {
+///
+/// # Errors
+///
+/// When the thread that writes it cannot start.
+pub fn install(logging: &Logging) -> io::Result<Log> {
     let filter: Targets = logging
         .filter
         .parse()
@@ -63,105 +72,28 @@ pub fn install(logging: &Logging) -> Log {
     let installed = tracing_subscriber::registry()
         .with(layer.with_filter(filter).with_filter(secrecy))
         .try_init();
-    if installed.is_err() {
+    if installed.is_ok() {
+        queue::start()?;
+    } else {
         tracing::debug!("a log is installed already");
     }
-    Log(())
-}
-
-/// How much is held back at most: what a pipe takes in one piece, so that no line is torn by another
-/// program that writes to it (`PIPE_BUF`), and some ten lines of requests. Where the process is killed,
-/// that much is lost.
-const MAX_HELD_BYTES: usize = 4096;
-
-/// How long a line waits at most: a worker that is never at rest calls [`release`] as often.
-pub const MAX_HELD_TIME: Duration = Duration::from_secs(1);
-
-/// Lines that are still to be written, of all threads in their order.
-static HELD: Mutex<Held> = Mutex::new(Held::new());
-
-thread_local! {
-    static HOLDS: Cell<bool> = const { Cell::new(false) };
-}
-
-/// From now on this thread's lines below warnings wait for [`release`]: it has promised to call that
-/// whenever it has nothing to do, and every [`MAX_HELD_TIME`].
-pub fn hold() {
-    HOLDS.set(true);
-}
-
-/// Writes what has been held back, of every thread.
-pub fn release() {
-    held().release(&mut io::stdout());
-}
-
-fn held() -> MutexGuard<'static, Held> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Held {
-    lines: Vec<u8>,
-    has_ended: bool,
-}
-
-impl Held {
-    const fn new() -> Self {
-        Self {
-            lines: Vec::new(),
-            has_ended: false,
-        }
-    }
-
-    fn add(&mut self, line: &[u8], may_wait: bool, to: &mut impl io::Write) {
-        if self.lines.len().saturating_add(line.len()) > MAX_HELD_BYTES {
-            self.release(to);
-        }
-        self.lines.extend_from_slice(line);
-        if !may_wait || self.has_ended {
-            self.release(to);
-        }
-    }
-
-    /// A log that cannot be written is no reason to stop serving, and nothing to keep either.
-    fn release(&mut self, to: &mut impl io::Write) {
-        if !self.lines.is_empty() {
-            _ = to.write_all(&self.lines).and_then(|()| to.flush());
-            self.lines.clear();
-        }
-    }
-
-    /// Whoever has a line after this has no time to lose.
-    fn end(&mut self, to: &mut impl io::Write) {
-        self.release(to);
-        self.has_ended = true;
-    }
+    Ok(Log(()))
 }
 
 /// Standard output, for whole lines.
 struct ToStdout;
 
-/// Where one line goes, behind all that came before it.
-struct Line {
-    may_wait: bool,
-}
+impl MakeWriter<'_> for ToStdout {
+    type Writer = Self;
 
-impl<'w> MakeWriter<'w> for ToStdout {
-    type Writer = Line;
-
-    fn make_writer(&'w self) -> Line {
-        Line { may_wait: false }
-    }
-
-    fn make_writer_for(&'w self, metadata: &Metadata<'_>) -> Line {
-        Line {
-            may_wait: HOLDS.get() && *metadata.level() > Level::WARN,
-        }
+    fn make_writer(&self) -> Self {
+        Self
     }
 }
 
-impl io::Write for Line {
+impl io::Write for ToStdout {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        held().add(line, self.may_wait, &mut io::stdout());
+        LINES.add(line);
         Ok(line.len())
     }
 
@@ -303,11 +235,10 @@ pub fn tell(notes: &[String], warnings: &[Problem]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, Held, JsonLines, MAX_HELD_BYTES, ToStdout};
+    use super::{Clock, JsonLines};
     use crate::clock::UnixTime;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
-    use tracing_subscriber::fmt::MakeWriter as _;
     use tracing_subscriber::layer::SubscriberExt as _;
 
     #[derive(Clone, Default)]
@@ -322,100 +253,6 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
-    }
-
-    /// Notes each piece that is written.
-    #[derive(Default)]
-    struct Written(Vec<String>);
-
-    impl Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0
-                .push(String::from_utf8(bytes.to_vec()).expect("UTF-8"));
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn lines_are_held_back_until_something_calls_for_them() {
-        let (mut held, mut to) = (Held::new(), Written::default());
-        held.release(&mut to);
-        held.add(b"one\n", true, &mut to);
-        held.add(b"two\n", true, &mut to);
-        assert!(to.0.is_empty());
-        held.add(b"warning\n", false, &mut to);
-        held.add(b"three\n", true, &mut to);
-        held.release(&mut to);
-        held.release(&mut to);
-        assert_eq!(to.0, ["one\ntwo\nwarning\n", "three\n"]);
-
-        // None is torn, and none waits beyond what a pipe takes at once.
-        let line = [b'x'; 1000];
-        for _ in 0..9 {
-            held.add(&line, true, &mut to);
-        }
-        held.add(&[b'y'; MAX_HELD_BYTES + 1], true, &mut to);
-        held.add(b"last\n", true, &mut to);
-        let lengths: Vec<usize> = to.0.iter().skip(2).map(String::len).collect();
-        assert_eq!(lengths, [4000, 4000, 1000, MAX_HELD_BYTES + 1]);
-
-        // After the end each is written at once.
-        held.end(&mut to);
-        held.add(b"late\n", true, &mut to);
-        assert_eq!(
-            to.0.iter().skip(6).collect::<Vec<_>>(),
-            ["last\n", "late\n"]
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_not_kept() {
-        /// A pipe that nobody reads any more.
-        struct Broken;
-        impl Write for Broken {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut held = Held::new();
-        held.add(b"one\n", false, &mut Broken);
-        assert!(held.lines.is_empty());
-    }
-
-    #[test]
-    fn only_a_thread_that_promised_to_release_them_holds_its_lines_and_no_warnings() {
-        /// Notes whether each event's line would be held.
-        #[derive(Clone, Default)]
-        struct Asked(Arc<Mutex<Vec<bool>>>);
-        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Asked {
-            fn on_event(
-                &self,
-                event: &tracing::Event<'_>,
-                _: tracing_subscriber::layer::Context<'_, S>,
-            ) {
-                let line = ToStdout.make_writer_for(event.metadata());
-                self.0.lock().expect("sound").push(line.may_wait);
-            }
-        }
-        let asked = Asked::default();
-        let layers = tracing_subscriber::registry().with(asked.clone());
-        tracing::subscriber::with_default(layers, || {
-            tracing::info!("anybody's");
-            super::hold();
-            tracing::info!("a worker's");
-            tracing::debug!("a worker's");
-            tracing::warn!("a worker's");
-            tracing::error!("a worker's");
-        });
-        let asked = asked.0.lock().expect("sound").clone();
-        assert_eq!(asked, [false, true, true, false, false]);
     }
 
     #[test]
