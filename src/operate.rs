@@ -37,6 +37,8 @@ pub enum OperateError {
     Unreachable(SocketAddr, String),
     /// It answers, and says that it is not ready.
     NotReady(String),
+    /// It takes a drain from its own machine only.
+    Remote(SocketAddr),
     /// It answers in a way that authgate does not.
     Unexpected(SocketAddr, StatusCode),
 }
@@ -52,6 +54,10 @@ impl fmt::Display for OperateError {
                 )
             }
             Self::NotReady(reason) => write!(f, "not ready: {reason}"),
+            Self::Remote(address) => write!(
+                f,
+                "the admin listener on {address} takes a drain from its own machine only, unless admin_drain = \"anyone\""
+            ),
             Self::Unexpected(address, status) => {
                 write!(
                     f,
@@ -138,18 +144,19 @@ async fn request_drain(address: SocketAddr) -> Result<u64, OperateError> {
     let requests = answer.member("requests").and_then(|value| value.as_u64());
     match (answer.status, requests) {
         (StatusCode::OK, Some(requests)) => Ok(requests),
+        (StatusCode::FORBIDDEN, _) => Err(OperateError::Remote(address)),
         (status, _) => Err(OperateError::Unexpected(address, status)),
     }
 }
 
 /// Who listens on every interface is reached over loopback.
-fn reachable(admin: SocketAddr) -> SocketAddr {
-    let ip = match admin.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, admin.port())
+fn reachable(mut admin: SocketAddr) -> SocketAddr {
+    match admin.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => admin.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => admin.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    admin
 }
 
 struct Answer {
@@ -190,7 +197,11 @@ async fn ask_patiently(
     let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(HOST, address.to_string())
+        // Without the interface of a link-local address, which is this machine's affair.
+        .header(
+            HOST,
+            SocketAddr::new(address.ip(), address.port()).to_string(),
+        )
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
     let stream = match TcpStream::connect(address).await {
@@ -226,6 +237,7 @@ mod tests {
             ("127.0.0.2:9090", "127.0.0.2:9090"),
             ("[::1]:1", "[::1]:1"),
             ("192.0.2.7:9090", "192.0.2.7:9090"),
+            ("[fe80::1%3]:9090", "[fe80::1%3]:9090"),
         ] {
             let listening = listening.parse().expect("an address");
             assert_eq!(reachable(listening).to_string(), expected);

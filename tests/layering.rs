@@ -164,7 +164,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["listener", "logging", "metrics", "proxy"],
+        &["headers", "listener", "logging", "metrics", "proxy"],
         &[
             "bytes",
             "http",
@@ -293,7 +293,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
 
 /// Files that may name a status code: the exits for answers, and what reads the upstream's.
 const STATUS_CODES: [&str; 9] = [
-    "admin.rs",
+    "admin/mod.rs",
     "keys/fetch.rs",
     "listener/activity.rs",
     "operate.rs",

@@ -35,6 +35,13 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     line("upstream", &config.upstream)?;
     line("upstream_protocol", &config.upstream_protocol)?;
     line("admin", &or_word(config.admin, "off"))?;
+    line("admin_hosts", &list(&config.admin_hosts))?;
+    let drain = if config.anyone_may_drain {
+        "anyone"
+    } else {
+        "local"
+    };
+    line("admin_drain", &drain)?;
     line("workers", &config.workers)?;
     line("log", &config.logging.filter)?;
     line(

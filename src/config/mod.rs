@@ -57,6 +57,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where probes connect; `None` for `"off"`.
     pub admin: Option<SocketAddr>,
+    /// Further hosts that requests to that listener may be for.
+    pub admin_hosts: Vec<AllowedHost>,
+    /// Whether other machines may drain the process.
+    pub anyone_may_drain: bool,
     /// Where requests go.
     pub upstream: UpstreamAddress,
     /// What is spoken there.
@@ -339,7 +343,15 @@ fn read(
         .unwrap_or(false);
     let trusted_proxies = network::trusted_proxies(&mut root, problems);
     let proxy_protocol = network::proxy_protocol(&mut root, &trusted_proxies, problems);
-    let allowed_hosts = network::allowed_hosts(&mut root, problems);
+    let allowed_hosts = network::hosts(&mut root, "allowed_hosts", problems);
+    let admin_hosts = network::hosts(&mut root, "admin_hosts", problems);
+    let anyone_may_drain = root
+        .choice(
+            "admin_drain",
+            problems,
+            &[("local", false), ("anyone", true)],
+        )
+        .unwrap_or(false);
     let tls = network::tls(root.section("tls", problems), problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
@@ -390,6 +402,8 @@ fn read(
     Some(Config {
         listen: addresses.listen?,
         admin: addresses.admin.ok()?,
+        admin_hosts,
+        anyone_may_drain,
         upstream: addresses.upstream?,
         upstream_protocol,
         workers,

@@ -306,12 +306,14 @@ pub(super) fn proxy_protocol(
     wanted
 }
 
-/// Hosts that requests may be for; all of them when the list is empty.
-pub(super) fn allowed_hosts(section: &mut Section, problems: &mut Problems) -> Vec<AllowedHost> {
-    let path = section.path_of("allowed_hosts");
-    let list = section
-        .strings("allowed_hosts", problems)
-        .unwrap_or_default();
+/// A list of hosts that requests may be for.
+pub(super) fn hosts(
+    section: &mut Section,
+    key: &'static str,
+    problems: &mut Problems,
+) -> Vec<AllowedHost> {
+    let path = section.path_of(key);
+    let list = section.strings(key, problems).unwrap_or_default();
     let mut hosts = Vec::new();
     for text in list {
         match AllowedHost::parse(&text) {

@@ -43,13 +43,18 @@ impl Host {
         &self.0
     }
 
+    /// The name, or the address, without the port. An address of IPv6 is in brackets.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let text = self.0.to_str().ok();
+        text.and_then(split).map_or("", |(name, _)| name)
+    }
+
     /// Whether it is an address or `localhost`, which nobody can have resolve to another place.
     #[must_use]
     pub fn is_address_or_localhost(&self) -> bool {
-        let name = self.0.to_str().ok().and_then(split);
-        name.is_some_and(|(name, _)| {
-            name.eq_ignore_ascii_case("localhost") || address(name).is_some()
-        })
+        let name = self.name();
+        name.eq_ignore_ascii_case("localhost") || address(name).is_some()
     }
 }
 

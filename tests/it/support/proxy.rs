@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -32,6 +32,7 @@ pub struct Setup {
     rest: String,
     upstream: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    admin: IpAddr,
     open_files: Option<usize>,
     file: Option<PathBuf>,
     arguments: Vec<String>,
@@ -69,6 +70,7 @@ impl Setup {
             rest: String::new(),
             upstream: None,
             addresses: None,
+            admin: Ipv4Addr::LOCALHOST.into(),
             open_files: None,
             file: None,
             arguments: Vec::new(),
@@ -85,6 +87,12 @@ impl Setup {
     /// Listens where the test says, for a log that does not tell.
     pub fn at(mut self, data: &Port, admin: &Port) -> Self {
         self.addresses = Some((data.address(), admin.address()));
+        self
+    }
+
+    /// Has the admin listener on this address, at any free port.
+    pub fn admin_on(mut self, address: IpAddr) -> Self {
+        self.admin = address;
         self
     }
 
@@ -182,7 +190,8 @@ impl Setup {
             file
         });
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (data, admin) = self.addresses.unwrap_or((free, free));
+        let free_admin = SocketAddr::new(self.admin, 0);
+        let (data, admin) = self.addresses.unwrap_or((free, free_admin));
         let mut command = self.open_files.map_or_else(program, program_within);
         command
             .arg("--config")
@@ -452,7 +461,9 @@ impl Proxy {
 
     /// Asks the admin listener.
     pub async fn admin(&self, method: &str, path: &str) -> Response {
-        Request::new(method, path).send(self.admin).await
+        let host = self.admin.to_string();
+        let request = Request::new(method, path).host(Some(&host));
+        request.send(self.admin).await
     }
 
     /// Replaces the configuration file in one step, and tells nobody.
