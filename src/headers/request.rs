@@ -45,7 +45,8 @@ pub enum HeadError {
     FieldName,
     /// A scheme that is neither `http` nor `https`.
     Scheme,
-    /// A transfer coding other than one `chunked` (RFC 9112 §6.1): the next server may frame it differently.
+    /// A transfer coding other than one `chunked`, or beside a content length (RFC 9112 §6.1, §6.3): the next
+    /// server may frame it differently.
     TransferEncoding,
     /// An upgrade to something else than WebSocket.
     Upgrade,
@@ -65,9 +66,9 @@ impl fmt::Display for HeadError {
             Self::ContentLength => f.write_str("Content-Length is not one number"),
             Self::FieldName => f.write_str("a field name holds a quotation mark"),
             Self::Scheme => f.write_str("the scheme is neither http nor https"),
-            Self::TransferEncoding => {
-                f.write_str("Transfer-Encoding is not exactly one \"chunked\"")
-            }
+            Self::TransferEncoding => f.write_str(
+                "Transfer-Encoding is not exactly one \"chunked\", or stands beside Content-Length",
+            ),
             Self::Upgrade => f.write_str("only upgrades to websocket are served"),
             Self::UpgradeWithBody => f.write_str("a WebSocket handshake has no body"),
         }

@@ -1,11 +1,12 @@
 //! What a connection is doing, so that its patience can be measured.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -38,6 +39,10 @@ pub(super) struct Activity {
     http2_head_is_open: AtomicBool,
     in_first_line: AtomicBool,
     fragment: AtomicBool,
+    /// What is known of a `Content-Length` in the head of HTTP/1 that comes, or has come.
+    length: AtomicU8,
+    /// Whether what has arrived behind the last head may have one.
+    rest_has_length: AtomicBool,
     /// Whether every answer is on the wire and no request has come since.
     between_requests: AtomicBool,
     switched: AtomicBool,
@@ -51,6 +56,21 @@ pub(super) struct Activity {
 const NO_HEAD: u64 = u64::MAX;
 
 const NO_TURN: u64 = u64::MAX;
+
+/// What [`Activity::length`] can be, in this order: a head has not begun, has begun, and is known.
+const HEAD_TO_COME: u8 = 0;
+const HEAD_BEGUN: u8 = 1;
+const WITHOUT_LENGTH: u8 = 2;
+const WITH_LENGTH: u8 = 3;
+
+/// How the bytes of HTTP/1 that arrive belong to a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeadBytes {
+    /// They do not, or nothing more is asked of the head.
+    None,
+    First,
+    Further,
+}
 
 /// The most that waits of interim answers. Early hints take some hundreds of bytes; what is over
 /// is dropped, since they are only hints.
@@ -72,6 +92,8 @@ impl Activity {
             http2_head_is_open: AtomicBool::new(false),
             in_first_line: AtomicBool::new(true),
             fragment: AtomicBool::new(false),
+            length: AtomicU8::new(HEAD_TO_COME),
+            rest_has_length: AtomicBool::new(false),
             between_requests: AtomicBool::new(true),
             switched: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
@@ -137,6 +159,46 @@ impl Activity {
         }
     }
 
+    /// How bytes of HTTP/1 that arrive now belong to a head. A request whose body was not read is over when
+    /// its answer is: hyper has thrown the body away then, or ends the connection.
+    pub(super) fn head_bytes(&self) -> HeadBytes {
+        if self.running.load(Ordering::Relaxed) > 0 || self.switched.load(Ordering::Relaxed) {
+            self.rest_has_length.store(true, Ordering::Relaxed);
+            return HeadBytes::None;
+        }
+        match self.length.load(Ordering::Relaxed) {
+            HEAD_TO_COME => {
+                self.length.store(HEAD_BEGUN, Ordering::Relaxed);
+                HeadBytes::First
+            }
+            HEAD_BEGUN => HeadBytes::Further,
+            _ => HeadBytes::None,
+        }
+    }
+
+    /// It is known now whether the head has a `Content-Length`, and whether what has arrived behind it may be
+    /// another head that has one.
+    pub(super) fn on_length_known(&self, has_length: bool, rest_has_length: bool) {
+        self.rest_has_length
+            .store(rest_has_length, Ordering::Relaxed);
+        let known = if has_length {
+            WITH_LENGTH
+        } else {
+            WITHOUT_LENGTH
+        };
+        self.length.store(known, Ordering::Relaxed);
+    }
+
+    /// Whether the head that has come has no `Content-Length` for certain.
+    fn has_no_length(&self) -> bool {
+        match self.length.load(Ordering::Relaxed) {
+            WITHOUT_LENGTH => true,
+            // It came in one piece with the request before it.
+            HEAD_TO_COME => !self.rest_has_length.load(Ordering::Relaxed),
+            _ => false,
+        }
+    }
+
     /// Whether a request has come at all.
     pub(super) fn has_served(&self) -> bool {
         self.head_began.load(Ordering::Relaxed) != 0
@@ -196,6 +258,8 @@ impl Activity {
     /// The body of the running request was read to its end.
     pub(super) fn on_body_end(&self) {
         self.body_open.store(false, Ordering::Relaxed);
+        // It may have gone on after its answer, and was taken for a head then.
+        self.length.store(HEAD_TO_COME, Ordering::Relaxed);
     }
 
     /// Whether a fragment was seen since the last question.
@@ -213,6 +277,7 @@ impl Activity {
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(NO_HEAD, Ordering::Relaxed);
         self.head_has_bytes.store(false, Ordering::Relaxed);
+        self.length.store(HEAD_TO_COME, Ordering::Relaxed);
         self.between_requests.store(false, Ordering::Relaxed);
     }
 
@@ -281,13 +346,25 @@ impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
     type Error = std::convert::Infallible;
     type Future = CountedAnswer<H::Body>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
+        if has_body && !self.client.0.activity.has_no_length() {
+            restore_length(&mut request);
+        }
         let running = Running::new(Arc::clone(&self.client.0.activity), has_body);
         CountedAnswer {
             answer: self.handler.answer(request, self.client.clone()),
             running: Some(running),
         }
+    }
+}
+
+/// hyper takes `Content-Length` out of a head that has `Transfer-Encoding` too. It is put back, so that whoever
+/// checks the head sees what the client has sent.
+fn restore_length<B>(request: &mut Request<B>) {
+    let headers = request.headers_mut();
+    if headers.contains_key(TRANSFER_ENCODING) && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 

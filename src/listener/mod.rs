@@ -6,6 +6,7 @@ mod activity;
 mod answering;
 mod connection;
 mod head_follower;
+mod length_follower;
 mod opening;
 mod watched;
 
