@@ -17,10 +17,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::admin::{self, Health};
+use crate::budget::container::Container;
+use crate::budget::{Budgets, Sizes};
 use crate::certificate::CertificateError;
 use crate::config::{Config, SessionKeyError};
-use crate::descriptors;
+use crate::container;
 use crate::listener::{self, ConnectionSettings, Phase, Slots};
+use crate::logging;
 use crate::metrics::Metrics;
 use crate::nonce_key::{self, NonceKeyError};
 use crate::proxy::{Proxy, Settings, Shared};
@@ -159,7 +162,8 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let metrics = Arc::new(Metrics::new());
     let runtimes = Arc::new(Mutex::new(Vec::new()));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
-    let slots = Slots::new(affordable_connections(config.limits.connections));
+    let budgets = budgets(&config);
+    let slots = Slots::new(budgets.sizes.client_connections);
     announce(&config, &roots, &data, admin.as_ref())?;
     logging::tell(&[], &secret_files::exposed(&config));
     let keys = KeptKeys::start(&config, &roots, &metrics).map_err(AppError::Keys)?;
@@ -171,7 +175,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let sessions = config.mcp.sessions.load().map_err(AppError::Sessions)?;
     let settings =
         Settings::new(config, Arc::clone(&keys.store), connector, nonces).with_sessions(sessions);
-    let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)));
+    let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)).with_budgets(budgets));
     let mut tasks = JoinSet::new();
     if let Some(admin) = admin {
         let health = Health {
@@ -328,32 +332,39 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError>
     })
 }
 
-/// What `limits.connections` allows, unless the process may not open so many files: without that
-/// bound, accepted clients would leave no descriptor for the upstream that answers them.
-fn affordable_connections(wanted: usize) -> usize {
-    let Some(limit) = descriptors::raise_limit() else {
-        return wanted;
-    };
-    let affordable = descriptors::connections_within(limit);
-    if affordable < wanted {
-        let message = "limits.connections is more than the limit of open files allows (ulimit -n, LimitNOFILE=); fewer connections are accepted at a time";
-        if affordable < FEW_CONNECTIONS {
+/// The budgets that the container allows. Without a bound on connections, accepted clients would leave no
+/// descriptor for the upstream that answers them, and no memory for their requests.
+fn budgets(config: &Config) -> Budgets {
+    let container = container::limits();
+    let wanted = config.limits.connections;
+    let sizes = Sizes::within(&container, config.workers.get(), wanted);
+    let connections = sizes.client_connections;
+    if connections < wanted {
+        let Container {
+            memory,
+            descriptors,
+        } = container;
+        let memory = memory.map(|limit| limit.bytes);
+        let message = "limits.connections is more than the limits of open files (ulimit -n, LimitNOFILE=) and memory allow; fewer connections are accepted at a time";
+        if connections < FEW_CONNECTIONS {
             tracing::warn!(
                 wanted,
-                connections = affordable,
-                open_files = limit,
+                connections,
+                open_files = descriptors,
+                memory,
                 message
             );
         } else {
             tracing::info!(
                 wanted,
-                connections = affordable,
-                open_files = limit,
+                connections,
+                open_files = descriptors,
+                memory,
                 message
             );
         }
     }
-    wanted.min(affordable)
+    Budgets::new(sizes)
 }
 
 fn announce(

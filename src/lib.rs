@@ -24,9 +24,10 @@
 //! | [`upstream`] | the connections to the backend, streaming both ways |
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
-//! as a state machine), [`random`], [`secret`] (what `Debug` does not show), [`resolve`] (names), [`descriptors`], [`listening`] (who else
-//! does), [`metrics`], [`tls`], [`certificate`], [`nonce_key`], [`secret_files`] (who else may read them), `writing` (small writes in one
-//! piece). Above them: [`config`] (flags, environment and file, parsed once), [`app`]
+//! as a state machine), [`random`], [`budget`] (what the whole process may hold), [`container`] (what it is given), [`secret`] (what
+//! `Debug` does not show), [`resolve`] (names), [`listening`] (who else does), [`metrics`], [`tls`], [`certificate`], [`nonce_key`],
+//! [`secret_files`] (who else may read them), `writing` (small writes in one piece). Above them: [`config`] (flags, environment and
+//! file, parsed once), [`app`]
 //! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
 //! other end), [`check`], [`explain`] (the decision about one request, told), [`logging`],
 //! [`cli`] with its `manual`.
@@ -34,7 +35,7 @@
 //! # Invariants
 //!
 //! - **The core is pure.** `canonical`, `jose`, `token`, `mcp`, `policy`, `claims`, `identity`, `headers`, `cors`, `resource`,
-//!   `authorized` and `rotation` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
+//!   `authorized`, `rotation` and `budget` do no I/O, read no clock and write no log. `tests/layering.rs` enforces who may import what.
 //! - **What is decided on is what is forwarded.** A [`canonical::CanonicalRequest`] has no field of the client's
 //!   connection and cannot be changed. Every decision reads it, a [`policy::Permit`] borrows the one that was
 //!   judged, and the upstream's request is made of that one.
@@ -46,7 +47,8 @@
 //!   [`token::FreshProof`], which only a proof that was verified and not used before becomes.
 //! - **A payload is not looked at before its signature holds**, and an algorithm is never chosen by a token.
 //! - **Every path is decided under every reading** that a backend could make of it.
-//! - **Whatever a stranger controls has a named bound** with its reason beside it.
+//! - **Whatever a stranger controls has a named bound** with its reason beside it; what all strangers can make the process
+//!   hold has one in [`budget`].
 //! - **No secret in a log.** The text of tokens, proofs and keys is kept as a [`secret::Secret`], or in a type without `Debug`;
 //!   `tests/layering.rs` enforces it. A query string is read only for a token that configuration allows there, and never
 //!   logged.
@@ -83,6 +85,7 @@
 pub mod admin;
 pub mod app;
 pub mod authorized;
+pub mod budget;
 pub mod canonical;
 pub mod certificate;
 pub mod check;
@@ -90,8 +93,8 @@ pub mod claims;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod container;
 pub mod cors;
-pub mod descriptors;
 pub mod explain;
 pub mod headers;
 pub mod identity;

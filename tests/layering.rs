@@ -19,6 +19,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         &["base64", "jose_jwk", "ring", "serde", "serde_json"],
     ),
     ("rotation", &["clock"], &[]),
+    ("budget", &[], &[]),
     (
         "token",
         &["claims", "clock", "jose", "secret"],
@@ -68,12 +69,16 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     // I/O.
     ("certificate", &[], &["rustls"]),
-    ("descriptors", &[], &["rustix"]),
+    ("container", &["budget"], &["rustix"]),
     ("resolve", &[], &["tokio"]),
     ("listening", &[], &[]),
     ("nonce_key", &["config", "token"], &["ring"]),
     ("secret_files", &["config", "nonce_key"], &["rustix"]),
-    ("metrics", &["clock"], &["http", "prometheus_client"]),
+    (
+        "metrics",
+        &["budget", "clock"],
+        &["http", "prometheus_client"],
+    ),
     (
         "tls",
         &[],
@@ -99,7 +104,9 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "upstream",
-        &["authorized", "clock", "config", "resolve", "tls", "writing"],
+        &[
+            "authorized", "budget", "clock", "config", "resolve", "tls", "writing",
+        ],
         &[
             "bytes",
             "http",
@@ -115,7 +122,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "listener",
-        &["clock", "writing"],
+        &["budget", "clock", "writing"],
         &[
             "bytes",
             "http",
@@ -135,6 +142,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         "proxy",
         &[
             "authorized",
+            "budget",
             "canonical",
             "clock",
             "config",
@@ -164,7 +172,9 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "admin",
-        &["headers", "listener", "logging", "metrics", "proxy"],
+        &[
+            "budget", "headers", "listener", "logging", "metrics", "proxy",
+        ],
         &[
             "bytes",
             "http",
@@ -258,9 +268,10 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         "app",
         &[
             "admin",
+            "budget",
             "certificate",
             "config",
-            "descriptors",
+            "container",
             "listener",
             "metrics",
             "nonce_key",
@@ -419,8 +430,9 @@ fn every_import_is_in_the_plan() {
 #[test]
 fn the_core_has_no_io_no_clock_and_no_log() {
     // `explain` stands above the proxy, and is as pure as what it tells of.
-    const CORE: [&str; 15] = [
+    const CORE: [&str; 16] = [
         "authorized",
+        "budget",
         "canonical",
         "claims",
         "cors",

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::possession::Remembered;
+use crate::budget::Budgets;
 use crate::config::Config;
 use crate::headers::Pseudonym;
 use crate::keys::KeyStore;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub(super) pseudonym: Pseudonym,
     /// A change of the configuration makes no used proof good again.
     pub(super) used_proofs: ReplayCache,
+    /// What strangers can make the process hold.
+    pub budgets: Budgets,
 }
 
 /// One worker's connections to the upstream that is configured now.
@@ -124,7 +127,14 @@ impl Shared {
             metrics,
             pseudonym: Pseudonym::new(instance),
             used_proofs: ReplayCache::default(),
+            budgets: Budgets::default(),
         }
+    }
+
+    /// The same with budgets that fit the process' surroundings.
+    #[must_use]
+    pub fn with_budgets(self, budgets: Budgets) -> Self {
+        Self { budgets, ..self }
     }
 
     /// The settings in force now.
