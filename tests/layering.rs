@@ -19,7 +19,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
         &["base64", "jose_jwk", "ring", "serde", "serde_json"],
     ),
     ("rotation", &["clock"], &[]),
-    ("budget", &[], &[]),
+    ("budget", &[], &["bytes"]),
     (
         "token",
         &["claims", "clock", "jose", "secret"],

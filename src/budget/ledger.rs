@@ -41,6 +41,7 @@ struct Ledger {
     one_share: usize,
     used: AtomicUsize,
     refused: AtomicU64,
+    evicted: AtomicU64,
 }
 
 /// What one connection or one caller holds of a budget. Clones are the same share.
@@ -114,6 +115,7 @@ impl Budget {
             one_share: ONE_SHARE.part_of(capacity),
             used: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
         }))
     }
 
@@ -149,6 +151,18 @@ impl Budget {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many leases were ended to make room in it.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.0.evicted.load(Ordering::Relaxed)
+    }
+
+    /// So many leases were asked to end, to make room.
+    pub fn on_evicted(&self, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.0.evicted.fetch_add(count, Ordering::Relaxed);
     }
 
     /// Whether more than three quarters are used, so that shares bind.

@@ -168,6 +168,8 @@ fn size(number: u64) -> usize {
 pub struct Budgets {
     /// How large they are.
     pub sizes: Sizes,
+    /// [`Sizes::client_connections`], and streams of HTTP/2 beyond the first of each connection.
+    pub connections: Budget,
     /// [`Sizes::head_bytes`].
     pub heads: Budget,
     /// [`Sizes::message_bytes`].
@@ -185,19 +187,21 @@ impl Budgets {
     #[must_use]
     pub fn new(sizes: Sizes) -> Self {
         Self {
-            heads: Budget::new("head bytes", sizes.head_bytes),
-            messages: Budget::new("message bytes", sizes.message_bytes),
-            answers: Budget::new("answer bytes", sizes.answer_bytes),
-            buffers: Budget::new("buffer bytes", sizes.buffer_bytes),
-            upstream_connections: Budget::new("upstream connections", sizes.upstream_connections),
+            connections: Budget::new("connections", sizes.client_connections),
+            heads: Budget::new("head_bytes", sizes.head_bytes),
+            messages: Budget::new("message_bytes", sizes.message_bytes),
+            answers: Budget::new("answer_bytes", sizes.answer_bytes),
+            buffers: Budget::new("buffer_bytes", sizes.buffer_bytes),
+            upstream_connections: Budget::new("upstream_connections", sizes.upstream_connections),
             sizes,
         }
     }
 
     /// All budgets, for the log and the metrics.
     #[must_use]
-    pub const fn all(&self) -> [&Budget; 5] {
+    pub const fn all(&self) -> [&Budget; 6] {
         [
+            &self.connections,
             &self.heads,
             &self.messages,
             &self.answers,
