@@ -105,7 +105,13 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "upstream",
         &[
-            "authorized", "budget", "clock", "config", "resolve", "tls", "writing",
+            "authorized",
+            "budget",
+            "clock",
+            "config",
+            "resolve",
+            "tls",
+            "writing",
         ],
         &[
             "bytes",

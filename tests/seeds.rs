@@ -26,6 +26,11 @@ fn bearer_jws() {
 }
 
 #[test]
+fn canonical() {
+    replay("canonical", targets::canonical::run);
+}
+
+#[test]
 fn config() {
     replay("config", targets::config::run);
 }

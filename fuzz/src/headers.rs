@@ -155,7 +155,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// The head as hyper would hand it over.
-fn head(text: &[u8], flags: u8) -> Option<request::Parts> {
+pub(super) fn head(text: &[u8], flags: u8) -> Option<request::Parts> {
     let mut lines = text.split(|byte| *byte == b'\n');
     let first = lines.next()?;
     let place = first.iter().position(|byte| *byte == b' ')?;

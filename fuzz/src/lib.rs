@@ -4,6 +4,7 @@
 //! on the inputs in `seeds`, so that what was found once stays found.
 
 pub mod bearer_jws;
+pub mod canonical;
 pub mod config;
 pub mod connection;
 pub mod dpop;

@@ -313,8 +313,11 @@ const DECODERS: [fn(u8) -> bool; 5] = [
 /// One thing a backend may do to a path. A borrowed answer means: nothing to do.
 type Step = fn(&str) -> Cow<'_, str>;
 
-/// The other steps, each with what a path must hold for it to do anything.
-const STEPS: [(fn(&str) -> bool, Step); 12] = [
+/// What a path must hold for a step to do anything.
+type Trigger = fn(&str) -> bool;
+
+/// The other steps.
+const STEPS: [(Trigger, Step); 12] = [
     (|path| path.contains('\\'), backslashes_to_slashes),
     (has_empty_segment, merge_slashes),
     (|path| path.starts_with("//"), drop_authority),

@@ -270,7 +270,9 @@ impl Verification<'_> {
         let Some(signed) = check.step()? else {
             return Ok(None);
         };
-        let verified = self.verifier.accept(self.token.text.expose(), signed, now)?;
+        let verified = self
+            .verifier
+            .accept(self.token.text.expose(), signed, now)?;
         self.verifier.remember_header(&self.token.jws);
         Ok(Some(verified))
     }

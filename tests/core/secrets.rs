@@ -66,7 +66,10 @@ fn no_type_on_the_way_of_a_token_shows_it() {
         .body(())
         .expect("a request");
     let (head, ()) = request.into_parts();
-    hidden("Presented", &TokenSources::default().find(&head, false));
+    hidden(
+        "Presented",
+        &TokenSources::default().find(&head.uri, &head.headers, false),
+    );
     let bearer = bearer_token(&head.headers);
     hidden("BearerToken", &bearer);
     let bearer = bearer.expect("well-formed").expect("a token");

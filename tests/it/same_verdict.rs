@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::json;
 
 use crate::issuer::Issuer;
 use crate::support::h2::H2;
