@@ -62,6 +62,39 @@ impl Share {
     }
 }
 
+/// What one share holds of an amount that is leased apart from it. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Holding {
+    share: Share,
+    amount: usize,
+}
+
+impl Share {
+    /// Holds an amount that is leased apart from the share, as long as it is used on its behalf.
+    #[must_use]
+    pub fn hold(&self, amount: usize) -> Holding {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+        Holding {
+            share: self.clone(),
+            amount,
+        }
+    }
+}
+
+impl Holding {
+    /// What the share holds in all.
+    #[must_use]
+    pub fn of_share(&self) -> usize {
+        self.share.held()
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.share.0.fetch_sub(self.amount, Ordering::Relaxed);
+    }
+}
+
 /// An amount that is held, on behalf of its shares. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Lease {
@@ -183,6 +216,12 @@ impl Budget {
             budget: self.name(),
             bound,
         }
+    }
+
+    /// Counts a refusal to a share that holds all it may.
+    #[must_use]
+    pub fn refuse_share(&self) -> Exhausted {
+        self.refuse(Bound::Share)
     }
 
     /// Takes `more`, unless the capacity does not allow it; answers with what is used then.

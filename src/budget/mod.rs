@@ -12,9 +12,11 @@ pub mod container;
 mod flow;
 mod ledger;
 mod reading;
+mod shares;
 mod sizes;
 
 pub use flow::Flow;
-pub use ledger::{Bound, Budget, Exhausted, Lease, Share};
+pub use ledger::{Bound, Budget, Exhausted, Holding, Lease, Share};
 pub use reading::{FIRST_BUFFER, Reading};
+pub use shares::{Callers, Shares};
 pub use sizes::{Budgets, Sizes};

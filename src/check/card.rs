@@ -14,7 +14,7 @@ use crate::canonical::CanonicalRequest;
 use crate::config::{Config, UpstreamAddress};
 use crate::headers::{AllowedHost, MaxForwards, Outbound, Peer, Pseudonym};
 use crate::policy::{Caller, Permit};
-use crate::upstream::{Connector, RequestBody, Unheard, Upstream};
+use crate::upstream::{Asker, Connector, RequestBody, Room, Unheard, Upstream};
 
 /// Where a card is (A2A §8.2).
 const PATH: &str = "/.well-known/agent-card.json";
@@ -90,8 +90,14 @@ async fn fetch(
         },
     };
     let authorize = |body| AuthorizedRequest::new(permit, body, &forwarding);
-    let answer = Upstream::new(connector, PATIENCE)
-        .send(RequestBody::empty(), authorize, None, None::<Unheard>)
+    let answer = Upstream::new(connector, PATIENCE, Room::default())
+        .send(
+            RequestBody::empty(),
+            authorize,
+            None,
+            None::<Unheard>,
+            Asker::default(),
+        )
         .await
         .map_err(|failure| failure.to_string())?;
     if !answer.status().is_success() {

@@ -25,6 +25,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::budget::Shares;
+
 use activity::Activity;
 
 pub use answering::{Answering, Places};
@@ -193,6 +195,7 @@ struct ClientConnection {
     activity: Arc<Activity>,
     phase: watch::Receiver<Phase>,
     slot: Slot,
+    shares: Shares,
 }
 
 impl Client {
@@ -206,6 +209,7 @@ impl Client {
             activity: Arc::new(Activity::new()),
             phase,
             slot,
+            shares: Shares::default(),
         }))
     }
 
@@ -231,6 +235,12 @@ impl Client {
     #[must_use]
     pub fn forwarded_for(&self) -> Option<&HeaderValue> {
         self.0.forwarded_for.as_ref()
+    }
+
+    /// What the connection holds of the budgets of the process.
+    #[must_use]
+    pub fn shares(&self) -> &Shares {
+        &self.0.shares
     }
 
     /// Whether the connection is TLS.

@@ -44,6 +44,7 @@ impl Proxy {
             Box::pin(self.verify(settings, bearer, client, &mut exchange.log)).await?
         };
         exchange.log.caller(&remembered);
+        exchange.caller = Arc::clone(&remembered.shares);
         let (scheme, possession) = (presented.scheme(), &mut exchange.possession);
         let identity = self.identity_of(settings, request, client, &remembered, scheme, possession);
         Ok(Some(identity.await?))
@@ -81,8 +82,10 @@ impl Proxy {
             }
         };
         let valid_until = token.valid_until();
+        let callers = &self.shared.callers;
+        let shares = callers.verified(token.issuer(), token.subject());
         let credential = settings.config.identity.identify(token);
-        let remembered = Arc::new(Remembered::new(credential));
+        let remembered = Arc::new(Remembered::new(credential, shares));
         settings.verified.insert(
             bearer.secret(),
             keyring.generation(),

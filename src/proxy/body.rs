@@ -14,7 +14,7 @@ use super::access_log::AccessLog;
 use super::respond;
 use super::tools::EventBody;
 use crate::headers;
-use crate::upstream::{Failure, ResponseBody};
+use crate::upstream::{Failure, Place, ResponseBody};
 
 /// A response body.
 #[derive(Debug)]
@@ -70,7 +70,10 @@ pub(super) enum Upstream {
     /// An event stream whose lists of tools are filtered.
     Events(Box<EventBody>),
     /// Over a connection that asked for an upgrade and got an ordinary answer.
-    Single(Incoming),
+    Single(
+        Incoming,
+        #[expect(dead_code, reason = "held for its end")] Place,
+    ),
 }
 
 impl Body {
@@ -216,7 +219,7 @@ impl Upstream {
             Self::Pooled(body) => Pin::new(body).poll_frame(cx),
             Self::Read(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(events) => events.poll_frame(cx),
-            Self::Single(body) => Pin::new(body).poll_frame(cx).map_err(Failure::Broken),
+            Self::Single(body, _) => Pin::new(body).poll_frame(cx).map_err(Failure::Broken),
         }
     }
 
@@ -225,7 +228,7 @@ impl Upstream {
             Self::Pooled(body) => body.is_end_stream(),
             Self::Read(bytes) => bytes.is_none(),
             Self::Events(events) => events.is_end_stream(),
-            Self::Single(body) => body.is_end_stream(),
+            Self::Single(body, _) => body.is_end_stream(),
         }
     }
 
@@ -237,7 +240,7 @@ impl Upstream {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
             Self::Events(_) => SizeHint::default(),
-            Self::Single(body) => body.size_hint(),
+            Self::Single(body, _) => body.size_hint(),
         }
     }
 }

@@ -39,6 +39,7 @@ pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::{AuthorizedRequest, Forwarding};
+use crate::budget::Shares;
 use crate::canonical::{CanonicalRequest, PathError};
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
@@ -48,7 +49,7 @@ use crate::mcp::{self, Message, RequestId};
 use crate::metrics::StreamKind;
 use crate::policy::{Caller, Permit};
 use crate::random::Random;
-use crate::upstream::Failure;
+use crate::upstream::{Asker, Failure};
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use message::{ClientBody, Room};
@@ -77,6 +78,8 @@ struct Exchange {
     request_id: HeaderValue,
     possession: Possession,
     log: AccessLog,
+    /// What the caller holds of the budgets, over all its connections.
+    caller: Arc<Shares>,
     /// For a request that is answered in JSON-RPC, what its id is.
     rpc: Option<RequestId>,
     /// The MCP messages that were read, where they decide.
@@ -114,6 +117,7 @@ impl Proxy {
         let mut exchange = Exchange {
             origin: Origin::of(request.headers(), settings.config.cors.as_ref()),
             possession: Possession::default(),
+            caller: Arc::clone(self.shared.callers.anonymous()),
             log: AccessLog::begin(Some(&request), &request_id, client.address(), metrics),
             request_id,
             rpc: None,
@@ -231,6 +235,7 @@ impl Proxy {
             origin,
             request_id,
             log,
+            caller,
             lists_tools,
             expiry,
             ..
@@ -261,18 +266,25 @@ impl Proxy {
         let authorize = |body| AuthorizedRequest::new(&permit, body, &forwarding);
         let version = request.version();
         let body = body.into_request_body(version, config.limits.body_bytes, client);
-        let upstream = self.upstream.under(settings);
+        let upstream = self.upstream.under(settings, &self.shared);
+        let asker = Asker {
+            connection: (!outbound.peer.is_trusted)
+                .then_some(&client.shares().upstream_connections),
+            caller: Some(&caller.upstream_connections),
+        };
         let now = log.sending();
         *expiry = log.expiry(settings.expiry_grace(), now);
         if request.is_websocket() {
             // Boxed, so that it takes no room in the futures of ordinary requests.
-            let mut answer = Box::pin(upstream.send_upgrade(authorize(body))).await?;
+            let answer = Box::pin(upstream.send_upgrade(authorize(body), asker)).await?;
+            let (mut answer, place) = answer;
             log.answered();
             bind_answer(settings, answer.headers_mut(), &permit)?;
-            return tunnel::open(answer, on_upgrade, request_id, client);
+            return tunnel::open(answer, place, on_upgrade, request_id, client);
         }
         let interim = Self::interim_to(client, version);
-        let mut response = upstream.send(body, authorize, *expiry, interim).await?;
+        let answer = upstream.send(body, authorize, *expiry, interim, asker);
+        let mut response = answer.await?;
         log.answered();
         headers::rewrite_response(response.headers_mut(), request_id)
             .map_err(|TooManyOptions| Refusal::Upstream(Failure::TOO_MANY_OPTIONS))?;

@@ -17,6 +17,7 @@ use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 
 use super::first_sight::{Overloaded, REFUSAL_PAUSE};
 use super::{Proxy, Refusal, Settings};
+use crate::budget::Shares;
 use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
 use crate::config::Dpop;
@@ -37,6 +38,8 @@ pub(super) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 #[derive(Debug)]
 pub(super) struct Remembered {
     pub(super) credential: Credential,
+    /// What the caller holds of the budgets, with this token or another.
+    pub(super) shares: Arc<Shares>,
     proofs_waiting: AtomicUsize,
 }
 
@@ -86,9 +89,10 @@ pub(crate) fn worth<'c>(
 }
 
 impl Remembered {
-    pub(super) const fn new(credential: Credential) -> Self {
+    pub(super) const fn new(credential: Credential, shares: Arc<Shares>) -> Self {
         Self {
             credential,
+            shares,
             proofs_waiting: AtomicUsize::new(0),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::possession::Remembered;
-use crate::budget::Budgets;
+use crate::budget::{Budgets, Callers};
 use crate::config::Config;
 use crate::headers::Pseudonym;
 use crate::keys::KeyStore;
@@ -12,7 +12,7 @@ use crate::mcp::SessionKeys;
 use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::token::{Nonces, ReplayCache, TokenCache, Verifier};
-use crate::upstream::{Connector, Upstream};
+use crate::upstream::{Connector, Room, Upstream};
 
 /// One configuration, with what follows from it.
 #[derive(Debug)]
@@ -44,6 +44,9 @@ pub struct Shared {
     pub(super) used_proofs: ReplayCache,
     /// What strangers can make the process hold.
     pub budgets: Budgets,
+    /// What each caller holds of them.
+    pub(super) callers: Callers,
+    room: Room,
 }
 
 /// One worker's connections to the upstream that is configured now.
@@ -128,13 +131,19 @@ impl Shared {
             pseudonym: Pseudonym::new(instance),
             used_proofs: ReplayCache::default(),
             budgets: Budgets::default(),
+            callers: Callers::default(),
+            room: Room::default(),
         }
     }
 
     /// The same with budgets that fit the process' surroundings.
     #[must_use]
     pub fn with_budgets(self, budgets: Budgets) -> Self {
-        Self { budgets, ..self }
+        Self {
+            room: Room::new(&budgets.upstream_connections),
+            budgets,
+            ..self
+        }
     }
 
     /// The settings in force now.
@@ -162,7 +171,7 @@ impl Shared {
 
 impl CurrentUpstream {
     /// The upstream of these settings.
-    pub(super) fn under(&self, settings: &Settings) -> Arc<Upstream> {
+    pub(super) fn under(&self, settings: &Settings, shared: &Shared) -> Arc<Upstream> {
         let since = settings.upstream_since;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((held_since, upstream)) = &*held
@@ -171,7 +180,8 @@ impl CurrentUpstream {
             return Arc::clone(upstream);
         }
         let timeout = settings.config.timeouts.response_header;
-        let upstream = Arc::new(Upstream::new(settings.connector.clone(), timeout));
+        let upstream = Upstream::new(settings.connector.clone(), timeout, shared.room.clone());
+        let upstream = Arc::new(upstream);
         // A request that was decided on just before a change does not bring the old one back.
         if held
             .as_ref()

@@ -18,7 +18,7 @@ use super::frames::FrameBoundary;
 use super::{Answer, Refusal, headers};
 use crate::headers::TooManyOptions;
 use crate::listener::{Client, Slot};
-use crate::upstream::Failure;
+use crate::upstream::{Failure, Place};
 
 /// How much of a direction is held at a time; WebSocket frames of agents are small.
 const BUFFER_BYTES: usize = 8 * 1024;
@@ -38,6 +38,7 @@ pub(super) struct Switched {
     response: Response<Incoming>,
     client: OnUpgrade,
     slot: Slot,
+    place: Place,
 }
 
 type Reader = ReadHalf<TokioIo<Upgraded>>;
@@ -47,6 +48,7 @@ type Writer = WriteHalf<TokioIo<Upgraded>>;
 /// ordinary one (CVE-2026-2833: no byte passes before that).
 pub(super) fn open(
     mut response: Response<Incoming>,
+    place: Place,
     client: OnUpgrade,
     request_id: &HeaderValue,
     connection: &Client,
@@ -59,10 +61,13 @@ pub(super) fn open(
             response,
             client,
             slot: connection.slot(),
+            place,
         }));
     }
     headers::rewrite_response(response.headers_mut(), request_id).map_err(too_many)?;
-    Ok(Answer::Forwarded(response.map(Upstream::Single)))
+    Ok(Answer::Forwarded(
+        response.map(|body| Upstream::Single(body, place)),
+    ))
 }
 
 /// Answers the client and lets the tunnel run on its own. The log line comes at its end.
@@ -75,12 +80,13 @@ pub(super) fn answer(
         mut response,
         client,
         slot,
+        place,
     } = switched;
     let upstream = hyper::upgrade::on(&mut response);
     log.status(response.status());
     tokio::spawn(async move {
-        // The slot counts as a connection for as long as the tunnel runs.
-        let _slot = slot;
+        // Both count as connections for as long as the tunnel runs.
+        let (_slot, _place) = (slot, place);
         // Gone before the slot is free: the last one that is free may end the process.
         let mut log = log;
         match tokio::try_join!(client, upstream) {

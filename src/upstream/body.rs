@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::http2::{AnswerSide, Stream};
 use super::pool::Pool;
+use super::room::Running;
 use crate::clock::after;
 
 /// A client's body on its way to the backend. Trailers end here: none of them was authorised, and
@@ -354,6 +355,7 @@ enum Carrier {
         connection: Connection,
         pool: Arc<Pool>,
         keep_alive: Duration,
+        running: Running,
     },
     /// A stream of a shared HTTP/2 connection.
     Stream(#[expect(dead_code, reason = "held for its end")] AnswerSide),
@@ -368,11 +370,13 @@ impl ResponseBody {
         connection: Connection,
         pool: Arc<Pool>,
         keep_alive: Duration,
+        running: Running,
     ) -> Self {
         let carrier = Carrier::Pooled {
             connection,
             pool,
             keep_alive,
+            running,
         };
         Self::new(incoming, upload, carrier)
     }
@@ -404,9 +408,11 @@ impl ResponseBody {
             connection,
             pool,
             keep_alive,
+            running,
         } = std::mem::replace(&mut self.carrier, Carrier::Released)
         {
             pool.put(connection, keep_alive);
+            drop(running);
         }
     }
 }

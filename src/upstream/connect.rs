@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use super::body::RequestBody;
 use super::failure::Failure;
 use super::http2;
+use crate::budget::Exhausted;
 use crate::config::{UpstreamAddress, UpstreamProtocol};
 use crate::resolve;
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
@@ -85,6 +86,8 @@ impl std::error::Error for ConnectorError {}
 pub enum ConnectError {
     /// This process has no file descriptor left for it.
     NoDescriptor,
+    /// The process may have no more connections or streams, or this client may not.
+    NoRoom(Exhausted),
     /// The other side does not speak HTTP/2, which is configured.
     NotHttp2(&'static str),
     /// The upstream's name leads to no address.
@@ -101,6 +104,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoDescriptor => f.write_str("no file descriptor is left for a connection"),
+            Self::NoRoom(why) => why.fmt(f),
             Self::NotHttp2(why) => write!(
                 f,
                 "{why}, so it is not HTTP/2, which upstream_protocol asks for"
@@ -119,7 +123,7 @@ impl ConnectError {
     /// The error type for `Proxy-Status` (RFC 9209 §2.3).
     pub(super) fn error_type(&self) -> &'static str {
         match self {
-            Self::NoDescriptor => "proxy_internal_error",
+            Self::NoDescriptor | Self::NoRoom(_) => "proxy_internal_error",
             Self::NotHttp2(_) => "http_protocol_error",
             Self::Resolve(_) => "dns_error",
             Self::Socket(error) => socket_error_type(error.kind()),
@@ -170,11 +174,14 @@ fn tls_error_type(error: &io::Error) -> &'static str {
     }
 }
 
-/// A connection's two ends: where requests go in, and what moves the bytes.
-pub(super) type Handshake = (
-    http1::SendRequest<RequestBody>,
-    http1::Connection<TokioIo<Stream>, RequestBody>,
-);
+/// Where the requests of a connection go in.
+pub(super) type Sender = http1::SendRequest<RequestBody>;
+
+/// What moves the bytes of a connection.
+pub(super) type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
+
+/// A connection's two ends.
+pub(super) type Handshake = (Sender, Driver);
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,7 +238,7 @@ impl Connector {
     pub async fn reach(&self) -> Result<(), ConnectError> {
         match self.protocol {
             UpstreamProtocol::Http1 => self.in_time(self.connect()).await.map(drop),
-            UpstreamProtocol::Http2 => http2::Line::open(self).await.map(drop),
+            UpstreamProtocol::Http2 => http2::Line::open(self, None).await.map(drop),
         }
     }
 

@@ -13,24 +13,23 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 
 use super::body::RequestBody;
-use super::connect::{Handshake, Stream};
-
-type Driver = http1::Connection<TokioIo<Stream>, RequestBody>;
+use super::connect::{Driver, Handshake, Sender};
+use crate::budget::Lease;
 
 /// A connection, idle or in the middle of one exchange.
 #[derive(Debug)]
 pub(super) struct Connection {
-    sender: http1::SendRequest<RequestBody>,
+    sender: Sender,
     /// Until it is dropped for the request that waits in it.
     driver: Option<Box<Driver>>,
     ended: bool,
     gate: Arc<Gate>,
     /// Of `gate`.
     waker: Waker,
+    /// It counts until it is closed, idle or not.
+    _lease: Lease,
 }
 
 /// How an exchange can fail.
@@ -44,7 +43,7 @@ pub(super) enum ExchangeError {
 }
 
 impl Connection {
-    pub(super) fn new((sender, driver): Handshake) -> Self {
+    pub(super) fn new((sender, driver): Handshake, lease: Lease) -> Self {
         let gate = Arc::new(Gate::new());
         Self {
             sender,
@@ -52,6 +51,7 @@ impl Connection {
             ended: false,
             waker: Waker::from(Arc::clone(&gate)),
             gate,
+            _lease: lease,
         }
     }
 

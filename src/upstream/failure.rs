@@ -55,7 +55,9 @@ impl Failure {
                 "request_malformed"
             }
             Self::Body(RequestBodyError::TooLarge) => "body_too_large",
-            Self::Connect(ConnectError::NoDescriptor) | Self::Full => "overloaded",
+            Self::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_)) | Self::Full => {
+                "overloaded"
+            }
             Self::Broken(_)
             | Self::Closed
             | Self::Cut

@@ -9,29 +9,44 @@ use hyper::body::Incoming;
 
 use super::body::{RequestBody, ResponseBody, Upload};
 use super::check_answer;
-use super::connect::{Connector, Handshake};
+use super::connect::{Connector, Driver, Sender};
 use super::connection::{Connection, ExchangeError};
 use super::failure::Failure;
 use super::pool::{self, Pool};
+use super::room::{Asker, Place, Room, Running};
 
 /// One worker's HTTP/1.1 connections.
 #[derive(Debug, Clone)]
 pub(super) struct Http1 {
     connector: Connector,
+    room: Room,
     pool: Arc<Pool>,
 }
 
 impl Http1 {
-    pub(super) fn new(connector: Connector) -> Self {
+    pub(super) fn new(connector: Connector, room: Room) -> Self {
+        let pool = Arc::new(Pool::default());
+        room.oversee(&pool);
         Self {
             connector,
-            pool: Arc::new(Pool::default()),
+            room,
+            pool,
         }
     }
 
     /// A connection that never sees the pool.
-    pub(super) async fn handshake(&self) -> Result<Handshake, Failure> {
-        self.connector.handshake().await
+    pub(super) async fn handshake(
+        &self,
+        asker: Asker<'_>,
+    ) -> Result<(Sender, Driver, Place), Failure> {
+        let place = self.room.single(asker)?;
+        let (sender, driver) = self.connector.handshake().await?;
+        Ok((sender, driver, place))
+    }
+
+    async fn connect(&self) -> Result<Connection, Failure> {
+        let lease = self.room.connection()?;
+        Ok(Connection::new(self.connector.handshake().await?, lease))
     }
 
     /// A backend may close an idle connection at the very moment it is used again. A request that
@@ -43,7 +58,9 @@ impl Http1 {
         &self,
         body: RequestBody,
         make: &impl Fn(RequestBody) -> Request<RequestBody>,
+        asker: Asker<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
+        let running = self.room.admit(asker)?;
         let upload = body.upload();
         let has_body = !body.is_end_stream();
         let mut request = with_framing(make(body));
@@ -55,10 +72,10 @@ impl Http1 {
             let connection = match pooled {
                 Some(connection) => connection,
                 // Boxed, since it is seldom needed and takes room in every request's future.
-                None => Connection::new(Box::pin(self.connector.handshake()).await?),
+                None => Box::pin(self.connect()).await?,
             };
             request = match connection.exchange(request).await {
-                Ok(answer) => return self.streaming(answer, upload),
+                Ok(answer) => return self.streaming(answer, upload, running),
                 Err(ExchangeError::Unsent(request)) if may_be_stale => *request,
                 Err(ExchangeError::Unsent(_)) => return Err(Failure::Closed),
                 Err(ExchangeError::Refused(error)) if may_be_stale && is_repeatable => {
@@ -77,6 +94,7 @@ impl Http1 {
         &self,
         (mut response, connection): (Response<Incoming>, Connection),
         upload: Upload,
+        running: Running,
     ) -> Result<Response<ResponseBody>, Failure> {
         check_answer(&response)?;
         // This gateway speaks for itself: an answer of unknown length from an HTTP/1.0 backend must
@@ -85,7 +103,7 @@ impl Http1 {
         let keep_alive = pool::keep_alive(response.headers());
         Ok(response.map(|incoming| {
             let pool = Arc::clone(&self.pool);
-            ResponseBody::pooled(incoming, upload, connection, pool, keep_alive)
+            ResponseBody::pooled(incoming, upload, connection, pool, keep_alive, running)
         }))
     }
 }

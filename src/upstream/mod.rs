@@ -7,10 +7,12 @@ mod failure;
 mod http1;
 mod http2;
 mod pool;
+mod room;
 
 pub use body::{RequestBody, RequestBodyError, ResponseBody};
 pub use connect::{ConnectError, Connector, ConnectorError};
 pub use failure::Failure;
+pub use room::{Asker, Place, Room};
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -44,13 +46,13 @@ enum Protocol {
 }
 
 impl Upstream {
-    /// An upstream without connections yet. Each worker thread has its own.
+    /// An upstream without connections yet. Each worker thread has its own, and all of them share the room.
     #[must_use]
-    pub fn new(connector: Connector, response_header_timeout: Duration) -> Self {
+    pub fn new(connector: Connector, response_header_timeout: Duration, room: Room) -> Self {
         Self {
             protocol: match connector.protocol() {
-                UpstreamProtocol::Http1 => Protocol::Http1(Http1::new(connector)),
-                UpstreamProtocol::Http2 => Protocol::Http2(Http2::new(connector)),
+                UpstreamProtocol::Http1 => Protocol::Http1(Http1::new(connector, room)),
+                UpstreamProtocol::Http2 => Protocol::Http2(Http2::new(connector, room)),
             },
             response_header_timeout,
         }
@@ -59,7 +61,7 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer; the body streams afterwards. `authorize`
     /// makes the request of its body, anew where it has to be sent again. At `expiry` the caller's time
     /// is over, however far its upload has come. `on_interim` is told of what comes before that head,
-    /// over HTTP/1.1; hyper keeps it to itself over HTTP/2.
+    /// over HTTP/1.1; hyper keeps it to itself over HTTP/2. The exchange is `asker`'s until its end.
     ///
     /// # Errors
     ///
@@ -70,6 +72,7 @@ impl Upstream {
         authorize: impl Fn(RequestBody) -> AuthorizedRequest<RequestBody>,
         expiry: Option<Instant>,
         on_interim: Option<impl Fn(StatusCode, &HeaderMap) + Clone + Send + Sync + 'static>,
+        asker: Asker<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upload = body.upload();
         let request = |body| {
@@ -83,19 +86,20 @@ impl Upstream {
         };
         match &self.protocol {
             Protocol::Http1(http1) => {
-                let exchange = pin!(http1.send(body, &request));
+                let exchange = pin!(http1.send(body, &request, asker));
                 self.within_patience(&upload, expiry, exchange).await
             }
             // Boxed, so that it takes no room in the futures of the others.
             Protocol::Http2(http2) => {
-                let mut exchange = Box::pin(http2.send(request(body)));
+                let mut exchange = Box::pin(http2.send(request(body), asker));
                 self.within_patience(&upload, expiry, exchange.as_mut())
                     .await
             }
         }
     }
 
-    /// Opens a connection of its own for a request that asks for an upgrade.
+    /// Opens a connection of its own for a request that asks for an upgrade. The connection counts as long as the
+    /// [`Place`] is held.
     ///
     /// # Errors
     ///
@@ -103,14 +107,15 @@ impl Upstream {
     pub async fn send_upgrade(
         &self,
         request: AuthorizedRequest<RequestBody>,
-    ) -> Result<Response<Incoming>, Failure> {
+        asker: Asker<'_>,
+    ) -> Result<(Response<Incoming>, Place), Failure> {
         let Protocol::Http1(http1) = &self.protocol else {
             return Err(Failure::Upgrade);
         };
         let request = request.into_request();
         let upload = request.body().upload();
         let exchange = async {
-            let (mut sender, connection) = http1.handshake().await?;
+            let (mut sender, connection, place) = http1.handshake(asker).await?;
             // Driven on its own: after 101 the connection belongs to the tunnel.
             tokio::spawn(async move {
                 if let Err(error) = connection.with_upgrades().await {
@@ -127,7 +132,7 @@ impl Upstream {
             if switches && !to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
                 return Err(Failure::UnaskedUpgrade);
             }
-            Ok(response)
+            Ok((response, place))
         };
         self.within_patience(&upload, None, pin!(exchange)).await
     }

@@ -74,6 +74,18 @@ impl Pool {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.idle().queue.len()
+    }
+
+    /// Closes the one that has been idle for longest, if there is any.
+    pub(super) fn close_oldest(&self) -> bool {
+        // Dropped when the lock is free again.
+        let oldest = self.idle().queue.pop_front();
+        oldest.is_some()
+    }
+
     /// Closes connections as their time is over, until none is left.
     async fn sweep(self: Arc<Self>) {
         while let Some(next) = self.drop_overdue() {

@@ -46,3 +46,4 @@ mod support;
 mod tls;
 mod tokens;
 mod upstream_http2;
+mod upstream_room;

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::issuer::Issuer;
 use crate::issuer::port::Port;
+use crate::support::frames::{Frames, Verdict};
 use crate::support::h2::H2;
 use crate::support::proxy::{program, run_to_end};
 use crate::support::wire::{Piece, chunk};
@@ -491,4 +492,42 @@ async fn the_protocol_changes_while_requests_run() {
     sent.expect("an open stream");
     let (body, _) = client.body().await.expect("a whole body");
     assert_eq!(body, b"still here");
+}
+
+/// Streams count as connections do: one caller cannot take all of them.
+#[tokio::test]
+async fn one_caller_cannot_take_every_stream() {
+    /// What so few open files leave, see `upstream_room`.
+    const FILES: usize = 200;
+    const ADMITTED: usize = 28;
+    let (issuer, backend) = (Issuer::start(), Backend::start());
+    let proxy = Setup::http2(&issuer, &backend.url())
+        .open_files(FILES)
+        .start()
+        .await;
+    let bearer = format!("Bearer {}", issuer.user("auth0|mallory").mint());
+    let fields = [("authorization", bearer.as_str())];
+    let mut connection = Frames::connect(proxy.data).await;
+    let mut held = Vec::new();
+    for stream in (1_u32..).step_by(2).take(ADMITTED) {
+        connection.request(stream, "/slow", &fields).await;
+        held.push(backend.next().await);
+    }
+    for stream in (201_u32..).step_by(2).take(20) {
+        connection.request(stream, "/slow", &fields).await;
+        assert_eq!(connection.verdict(stream).await, Verdict::Status(503));
+    }
+    let alice = Request::get("/x").bearer(&issuer.user("auth0|alice").mint());
+    let (answer, ()) = tokio::join!(proxy.send(&alice), async {
+        backend.next().await.reply("hello");
+    });
+    assert_eq!(answer.status(), 200);
+    held.pop().expect("a stream").reply("late");
+    for stream in (301_u32..).step_by(2) {
+        connection.request(stream, "/slow", &fields).await;
+        tokio::select! {
+            _ = backend.next() => return,
+            verdict = connection.verdict(stream) => assert_eq!(verdict, Verdict::Status(503)),
+        }
+    }
 }

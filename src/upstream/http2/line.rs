@@ -17,7 +17,9 @@ use tokio::sync::{Notify, oneshot};
 
 use super::super::body::RequestBody;
 use super::super::connect::{self, ConnectError, Connector, MAX_RESPONSE_HEAD_BYTES};
+use super::super::room::Place;
 use super::stream::{Load, Stream};
+use crate::budget::Lease;
 use crate::clock::after;
 
 /// Streams on one connection, if its backend allows as many: the least that RFC 9113 §6.5.2 recommends
@@ -86,11 +88,15 @@ impl fmt::Debug for Line {
 impl Line {
     /// Connects, and waits until the backend has said how many streams it takes (RFC 9113 §3.4): more
     /// would wait unseen behind those that last.
-    pub(in crate::upstream) async fn open(connector: &Connector) -> Result<Self, ConnectError> {
-        connector.in_time(Self::handshake(connector)).await
+    /// The lease is held as long as the connection is there.
+    pub(in crate::upstream) async fn open(
+        connector: &Connector,
+        lease: Option<Lease>,
+    ) -> Result<Self, ConnectError> {
+        connector.in_time(Self::handshake(connector, lease)).await
     }
 
-    async fn handshake(connector: &Connector) -> Result<Self, ConnectError> {
+    async fn handshake(connector: &Connector, lease: Option<Lease>) -> Result<Self, ConnectError> {
         let stream = connector.connect().await?;
         if let Some(socket) = stream.tcp() {
             watch_over(socket)?;
@@ -102,7 +108,7 @@ impl Line {
             .map_err(|_| ConnectError::NotHttp2("it hung up"))?;
         let driver = Arc::new(Mutex::new(Some(driver)));
         let (ending, mut ended) = oneshot::channel();
-        tokio::spawn(drive(Arc::clone(&driver), ending));
+        tokio::spawn(drive(Arc::clone(&driver), ending, lease));
         loop {
             tokio::select! {
                 () = progress.made.notified() => {}
@@ -129,10 +135,14 @@ impl Line {
         self.load.streams() == 0 && after(self.load.last_end(), MAX_IDLE_TIME) <= now
     }
 
-    /// A place for one more request, if there is room.
-    pub(super) fn stream(&self) -> Option<(Sender, Arc<Stream>)> {
+    /// A stream for one more request, which takes the place, if there is room on this connection.
+    pub(super) fn stream(&self, place: &mut Option<Place>) -> Option<(Sender, Arc<Stream>)> {
         let most = max_streams(&self.driver).min(MAX_STREAMS);
-        (self.load.streams() < most).then(|| (self.sender.clone(), Stream::new(&self.load)))
+        if self.load.streams() >= most {
+            return None;
+        }
+        let stream = Stream::new(&self.load, place.take()?);
+        Some((self.sender.clone(), stream))
     }
 }
 
@@ -148,7 +158,7 @@ fn lock(driver: &Driver) -> std::sync::MutexGuard<'_, Option<Connection>> {
 }
 
 /// Moves a connection along until it ends. Nobody listens for that once it is open.
-async fn drive(driver: Arc<Driver>, _ending: oneshot::Sender<()>) {
+async fn drive(driver: Arc<Driver>, _ending: oneshot::Sender<()>, _lease: Option<Lease>) {
     let ended = std::future::poll_fn(|cx| {
         let mut driver = lock(&driver);
         let Some(connection) = &mut *driver else {

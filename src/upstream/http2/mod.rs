@@ -23,6 +23,7 @@ use super::body::{RequestBody, ResponseBody, Upload};
 use super::check_answer;
 use super::connect::{ConnectError, Connector, MAX_RESPONSE_HEADERS};
 use super::failure::Failure;
+use super::room::{Asker, Place, Room};
 use line::{MAX_STREAMS, Sender};
 
 /// How many connections a worker has at most: with [`MAX_STREAMS`] on each, as many streams as
@@ -40,6 +41,7 @@ const _: () = assert!(MAX_LINES * MAX_STREAMS >= 10_000);
 #[derive(Debug, Clone)]
 pub(super) struct Http2 {
     connector: Connector,
+    room: Room,
     lines: Arc<Mutex<Lines>>,
 }
 
@@ -61,9 +63,10 @@ enum Choice {
 }
 
 impl Http2 {
-    pub(super) fn new(connector: Connector) -> Self {
+    pub(super) fn new(connector: Connector, room: Room) -> Self {
         Self {
             connector,
+            room,
             lines: Arc::default(),
         }
     }
@@ -73,11 +76,13 @@ impl Http2 {
     pub(super) async fn send(
         &self,
         request: Request<RequestBody>,
+        asker: Asker<'_>,
     ) -> Result<Response<ResponseBody>, Failure> {
         let upload = request.body().upload();
         let mut request = self.addressed(request)?;
         for _ in 0..MAX_TRIES {
-            let (mut sender, stream) = self.stream().await?;
+            let place = self.room.stream(asker)?;
+            let (mut sender, stream) = self.stream(place).await?;
             let answer = AnswerSide::new(&stream);
             request.body_mut().carried_by(stream);
             match sender.try_send_request(request).await {
@@ -93,10 +98,11 @@ impl Http2 {
     }
 
     /// A place on a connection, which is opened if need be.
-    async fn stream(&self) -> Result<(Sender, Arc<Stream>), Failure> {
+    async fn stream(&self, place: Place) -> Result<(Sender, Arc<Stream>), Failure> {
+        let mut place = Some(place);
         let mut closed = 0;
         while closed < MAX_TRIES {
-            let mut opening = match self.choose() {
+            let mut opening = match self.choose(&mut place) {
                 Choice::Full => return Err(Failure::Full),
                 Choice::Stream(sender, stream) => return Ok((sender, stream)),
                 Choice::Opening(opening) => opening,
@@ -115,8 +121,8 @@ impl Http2 {
         Err(Failure::Closed)
     }
 
-    /// The first connection with room; else the one that is being opened.
-    fn choose(&self) -> Choice {
+    /// The first connection with room, for which the place is taken; else the one that is being opened.
+    fn choose(&self, place: &mut Option<Place>) -> Choice {
         let now = Instant::now();
         let mut lines = self.lock();
         let mut chosen = None;
@@ -127,7 +133,7 @@ impl Http2 {
             if chosen.is_some() {
                 return !line.is_idle(now);
             }
-            chosen = line.stream();
+            chosen = line.stream(place);
             true
         });
         if let Some((sender, stream)) = chosen {
@@ -149,7 +155,10 @@ impl Http2 {
         let (outcome, opening) = watch::channel(None);
         let this = self.clone();
         tokio::spawn(async move {
-            let opened = Line::open(&this.connector).await;
+            let opened = match this.room.connection() {
+                Ok(lease) => Line::open(&this.connector, Some(lease)).await,
+                Err(full) => Err(full),
+            };
             let opened = {
                 let mut lines = this.lock();
                 lines.opening = None;

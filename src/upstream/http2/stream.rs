@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use super::super::room::Place;
+
 /// How many streams a connection carries.
 #[derive(Debug)]
 pub(super) struct Load {
@@ -36,15 +38,17 @@ pub(in crate::upstream) struct Stream {
     load: Arc<Load>,
     over: AtomicBool,
     upload: Mutex<Option<Waker>>,
+    _place: Place,
 }
 
 impl Stream {
-    pub(super) fn new(load: &Arc<Load>) -> Arc<Self> {
+    pub(super) fn new(load: &Arc<Load>, place: Place) -> Arc<Self> {
         load.streams.fetch_add(1, Ordering::Relaxed);
         Arc::new(Self {
             load: Arc::clone(load),
             over: AtomicBool::new(false),
             upload: Mutex::new(None),
+            _place: place,
         })
     }
 
