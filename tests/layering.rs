@@ -562,6 +562,34 @@ fn every_code_stands_in_the_readme() {
     }
 }
 
+/// `docs/headers.md` lists what is managed, as the code has it.
+#[test]
+fn the_page_on_headers_lists_every_managed_name() {
+    use std::fmt::Write as _;
+    let mut table =
+        "| what | names | from `trusted_proxies` | in `[identity]` |\n|---|---|---|---|\n"
+            .to_owned();
+    for group in authgate::headers::MANAGED {
+        let names: Vec<String> = group.names.iter().map(|name| format!("`{name}`")).collect();
+        let word = |passes: bool| if passes { "pass" } else { "removed" };
+        let (trusted, identity) = (word(group.from_trusted_proxies), group.may_carry_identity);
+        let identity = if identity { "yes" } else { "no" };
+        writeln!(
+            table,
+            "| {} | {} | {trusted} | {identity} |",
+            group.what,
+            names.join(", ")
+        )
+        .expect("a string");
+    }
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/headers.md");
+    let page = std::fs::read_to_string(page).expect("docs/headers.md");
+    assert!(
+        page.contains(&table),
+        "docs/headers.md lacks this table:\n{table}"
+    );
+}
+
 /// Where the text of tokens, proofs and keys passes.
 const SECRET_PATHS: [&str; 16] = [
     "authorized.rs",

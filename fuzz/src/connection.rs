@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::backends::{Asked, Router, Rule, Rules};
-use super::headers::{HOP_BY_HOP, MANAGED, fold};
+use super::headers::{self, HOP_BY_HOP, fold, passes_from_trusted};
 use super::mint::{self, AUDIENCE, ISSUER};
 use super::wire::{Event, Field, Head, Kind, Parser};
 
@@ -758,6 +758,7 @@ fn check_fields(request: &Arrived, flags: u8) {
             "x-auth-claims" | "x-user-name" => true,
             name if HOP_BY_HOP.contains(&name) => false,
             name if own.contains(&name) => true,
+            name if passes_from_trusted(name) => flags & IS_TRUSTED != 0,
             name => !is_managed(name),
         };
         assert!(allowed, "{name} reaches the upstream: {:?}", request.head);
@@ -773,8 +774,7 @@ fn check_fields(request: &Arrived, flags: u8) {
 fn is_managed(name: &str) -> bool {
     let folded = fold(name);
     let unmanaged = ["x-auth-claims", "x-user-name"];
-    folded.starts_with("x-forwarded-")
-        || (MANAGED.contains(&folded.as_str()) && !unmanaged.contains(&folded.as_str()))
+    headers::is_managed(&folded) && !unmanaged.contains(&folded.as_str())
 }
 
 /// The rules let the request pass for the caller that it names, however its path is read.

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 
 use authgate::headers::{
-    ManagedNames, MaxForwards, Outbound, Peer, Pseudonym, check_head, is_request_id,
-    is_traceparent, is_tracestate, remove_connection_fields, request_headers, rewrite_response,
-    rewrite_switching_response,
+    MANAGED as LISTED, ManagedNames, MaxForwards, Outbound, Peer, Pseudonym, check_head,
+    is_request_id, is_traceparent, is_tracestate, remove_connection_fields, request_headers,
+    rewrite_response, rewrite_switching_response,
 };
 use authgate::identity::{Identity, IdentitySettings};
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
@@ -247,6 +247,23 @@ pub fn fold(name: &str) -> String {
         .collect()
 }
 
+/// Whether a name, folded, is one that clients cannot send.
+pub fn is_managed(folded: &str) -> bool {
+    let mut listed = LISTED.iter().flat_map(|group| group.names);
+    MANAGED.contains(&folded)
+        || folded.starts_with("x-forwarded-")
+        || listed.any(|name| match name.strip_suffix('*') {
+            Some(family) => folded.starts_with(family),
+            None => folded == *name,
+        })
+}
+
+/// Whether a trusted proxy may send it.
+pub fn passes_from_trusted(name: &str) -> bool {
+    let mut groups = LISTED.iter().filter(|group| group.from_trusted_proxies);
+    groups.any(|group| group.names.contains(&name))
+}
+
 /// The identity that was proven and no other, and no spelling of any managed name beside our own.
 fn check_managed(sent: &HeaderMap, caller: Option<&Identity>, is_trusted: bool) {
     let mut expected: Vec<(&str, &HeaderValue)> = Vec::new();
@@ -274,7 +291,7 @@ fn check_managed(sent: &HeaderMap, caller: Option<&Identity>, is_trusted: bool) 
             || SET.contains(&name.as_str())
             || (is_trusted && name == "x-forwarded-port");
         assert!(
-            own || !(MANAGED.contains(&folded.as_str()) || folded.starts_with("x-forwarded-")),
+            own || (is_trusted && passes_from_trusted(name.as_str())) || !is_managed(&folded),
             "{name} reaches the upstream"
         );
     }
@@ -377,9 +394,7 @@ fn check_rest(came: &HeaderMap, sent: &HeaderMap, flags: u8) {
         );
         let goes = is_nominated
             || HOP_BY_HOP.contains(&text)
-            || MANAGED.contains(&folded.as_str())
-            || folded.starts_with("x-forwarded-")
-            || folded == "x-original-uri"
+            || is_managed(&folded)
             || (text == "authorization" && !forwards);
         if goes {
             continue;

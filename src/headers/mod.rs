@@ -16,7 +16,7 @@ pub use connection::{
 };
 pub use hops::{MaxForwards, Pseudonym};
 pub use host::{AllowedHost, Host, HostError, effective_host};
-pub use managed::{ManagedNames, may_carry_identity};
+pub use managed::{MANAGED, ManagedGroup, ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
 pub use request::{HeadError, Outbound, Peer, check_head, check_method, is_grpc, request_headers};
 pub use response::{rewrite_response, rewrite_switching_response};

@@ -236,6 +236,144 @@ async fn further_fields_are_stripped_on_request() {
     assert_eq!(readings(&head, "x-mastra-client-type"), ["studio"]);
 }
 
+/// By which the backends of other proxies, left as they were, believe who is asking and from where.
+const OTHER_PROXIES: [(&str, &str); 14] = [
+    ("X-Auth-Request-Email", "admin@example.com"),
+    ("Remote-User", "admin"),
+    ("Remote-Groups", "admins"),
+    ("X-Remote-User", "admin"),
+    ("X-WEBAUTH-USER", "admin"),
+    ("X-User-Id", "1"),
+    ("X-Authenticated-Userid", "1"),
+    ("X-Goog-Authenticated-User-Email", "admin@example.com"),
+    ("X-Amzn-Oidc-Identity", "admin"),
+    ("X-MS-CLIENT-PRINCIPAL-NAME", "admin"),
+    ("Cf-Access-Jwt-Assertion", "e30.e30.e30"),
+    ("X-SSL-Client-S-DN", "CN=admin"),
+    ("SSL_CLIENT_VERIFY", "SUCCESS"),
+    ("X-Original-Host", "internal.example"),
+];
+
+/// What they say of a client's address.
+const ADDRESSES: [&str; 6] = [
+    "X-Client-IP",
+    "True-Client-IP",
+    "CF-Connecting-IP",
+    "X-Cluster-Client-IP",
+    "Fastly-Client-IP",
+    "Forwarded-For",
+];
+
+/// S13: no client can say what another proxy would have said, on public routes too.
+#[tokio::test]
+async fn headers_of_other_proxies_end_here() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let token = issuer.user("auth0|alice").mint();
+    let mut findings = Findings::default();
+    for trusted in ["", "trusted_proxies = [\"127.0.0.0/8\"]"] {
+        let proxy = Setup::new(&issuer, &upstream).top(trusted).rest(PUBLIC);
+        let proxy = proxy.start().await;
+        let mut request = Request::get("/public/x");
+        for (name, value) in OTHER_PROXIES {
+            request = request.header(name, value);
+        }
+        for name in ADDRESSES {
+            request = request.header(name, "10.0.0.1");
+        }
+        for request in [request.clone(), request.bearer(&token)] {
+            assert_eq!(proxy.send(&request).await.status(), 200);
+            let head = upstream.next().await.head;
+            for (name, _) in OTHER_PROXIES {
+                let found = readings(&head, &folded(name));
+                findings.check(name, found.is_empty(), || format!("{found:?}, {trusted}"));
+            }
+            for name in ADDRESSES {
+                let found = readings(&head, &folded(name));
+                let expected: &[&str] = if trusted.is_empty() {
+                    &[]
+                } else {
+                    &["10.0.0.1"]
+                };
+                findings.check(name, found == expected, || format!("{found:?}, {trusted}"));
+            }
+        }
+    }
+    findings.assert_none();
+}
+
+/// A backend that was behind another proxy is told by authgate under the name that it knows.
+#[tokio::test]
+async fn names_of_other_proxies_can_carry_identity() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[identity]\nsubject_header = \"Remote-User\"")
+        .rest("[identity.headers]\nx-user-id = \"sub\"\nX-Auth-Request-Email = \"https://your-app.com/email\"")
+        .rest(PUBLIC)
+        .start()
+        .await;
+    let names = ["remote-user", "x-user-id", "x-auth-request-email"];
+    let mut request = Request::get("/public/x");
+    for name in names {
+        for spelling in [name.to_owned(), name.replace('-', "_")] {
+            request = request.header(&spelling, "mallory");
+        }
+    }
+    let mint = issuer.user("auth0|alice");
+    let token = mint
+        .claim("https://your-app.com/email", "alice@example.com")
+        .mint();
+    for (request, expected) in [
+        (request.clone(), [&[][..], &[], &[]]),
+        (
+            request.bearer(&token),
+            [&["auth0|alice"], &["auth0|alice"], &["alice@example.com"]],
+        ),
+    ] {
+        assert_eq!(proxy.send(&request).await.status(), 200);
+        let head = upstream.next().await.head;
+        assert_eq!(
+            names.map(|name| readings(&head, name)),
+            expected.map(<[&str]>::to_vec)
+        );
+    }
+}
+
+/// Names that are near to managed ones.
+#[tokio::test]
+async fn what_clients_say_for_themselves_passes() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let names = [
+        "x-user-agent",
+        "x-tenant-id",
+        "x-api-key",
+        "x-amzn-trace-id",
+        "x-ms-client-request-id",
+        "cf-ray",
+        "x-goog-api-client",
+        "x-client-version",
+        "x-access-token",
+        "x-original-filename",
+        "x-requested-with",
+        "x-csrf-token",
+        "last-event-id",
+        "baggage",
+    ];
+    let token = issuer.user("auth0|alice").mint();
+    let mut request = Request::get("/x").bearer(&token);
+    for name in names {
+        request = request.header(name, "1");
+    }
+    assert_eq!(proxy.send(&request).await.status(), 200);
+    let head = upstream.next().await.head;
+    for name in names {
+        assert_eq!(head.get(name), Some("1"), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn any_subject_makes_a_safe_header() {
     let issuer = Issuer::start();
