@@ -279,6 +279,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "config",
             "container",
             "listener",
+            "logging",
             "metrics",
             "nonce_key",
             "proxy",
@@ -613,7 +614,7 @@ const SECRET_PATHS: [&str; 16] = [
 /// Fields of text or bytes that `Debug` shows there, and why none of them can hold such a text. What can is a
 /// `Secret`, or its type has no `Debug`.
 #[rustfmt::skip]
-const SHOWN: [(&str, &str, &[&str], &str); 40] = [
+const SHOWN: [(&str, &str, &[&str], &str); 43] = [
     ("canonical/path.rs", "PathError", &["ForbiddenByte"], "a byte of the path"),
     ("canonical/path.rs", "Readings", &["literal", "others"], "the path, without its query"),
     ("cli.rs", "Settings", &["listen", "upstream", "admin", "workers", "log", "log_format"], "flags, none of which is a secret"),
@@ -632,6 +633,7 @@ const SHOWN: [(&str, &str, &[&str], &str); 40] = [
     ("keys/fetch.rs", "FetchError", &["Connect", "Proxy"], "errors, which name no credentials"),
     ("listener/activity.rs", "Activity", &["interim"], "an answer of the upstream"),
     ("listener/head_follower.rs", "HeadFollower", &["frame_head"], "lengths and types of frames"),
+    ("listener/length_follower.rs", "Lines", &["begun"], "at most as long as the name Content-Length"),
     ("listener/mod.rs", "ClientConnection", &["forwarded_for"], "an address"),
     ("listener/mod.rs", "Unreadable", &["Malformed"], "what is wrong, without the text"),
     ("mcp/session.rs", "Principal", &["issuer", "subject", "client"], "names"),
@@ -647,6 +649,8 @@ const SHOWN: [(&str, &str, &[&str], &str); 40] = [
     ("token/dpop/mod.rs", "Binding", &["thumbprint", "token_hash"], "digests"),
     ("token/dpop/mod.rs", "ProofTarget", &["method", "path"], "of the request, without its query"),
     ("token/dpop/target.rs", "PublicOrigin", &["0"], "of the configuration"),
+    ("token/keyring.rs", "AmbiguousKid", &["kid", "issuers", "untried"], "names"),
+    ("token/keyring.rs", "Candidate", &["issuers"], "names"),
     ("token/keyring.rs", "IssuerKeys", &["issuer"], "a name"),
     ("token/rejection.rs", "Rejection", &["expected", "found", "kid"], "members of a token that the log shows"),
     ("token/sources.rs", "TokenSources", &["query_parameter"], "the name of a parameter"),

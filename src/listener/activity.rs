@@ -1,7 +1,7 @@
 //! What a connection is doing, so that its patience can be measured.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
 
+use super::length_follower::LengthFollower;
 use super::{Answering, Client, ConnectionSettings, Handler, Standing};
 use crate::clock::after;
 
@@ -39,10 +40,8 @@ pub(super) struct Activity {
     http2_head_is_open: AtomicBool,
     in_first_line: AtomicBool,
     fragment: AtomicBool,
-    /// What is known of a `Content-Length` in the head of HTTP/1 that comes, or has come.
-    length: AtomicU8,
-    /// Whether what has arrived behind the last head may have one.
-    rest_has_length: AtomicBool,
+    /// What hyper takes out of heads of HTTP/1.
+    lengths: LengthFollower,
     /// Whether every answer is on the wire and no request has come since.
     between_requests: AtomicBool,
     switched: AtomicBool,
@@ -56,21 +55,6 @@ pub(super) struct Activity {
 const NO_HEAD: u64 = u64::MAX;
 
 const NO_TURN: u64 = u64::MAX;
-
-/// What [`Activity::length`] can be, in this order: a head has not begun, has begun, and is known.
-const HEAD_TO_COME: u8 = 0;
-const HEAD_BEGUN: u8 = 1;
-const WITHOUT_LENGTH: u8 = 2;
-const WITH_LENGTH: u8 = 3;
-
-/// How the bytes of HTTP/1 that arrive belong to a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeadBytes {
-    /// They do not, or nothing more is asked of the head.
-    None,
-    First,
-    Further,
-}
 
 /// The most that waits of interim answers. Early hints take some hundreds of bytes; what is over
 /// is dropped, since they are only hints.
@@ -92,8 +76,7 @@ impl Activity {
             http2_head_is_open: AtomicBool::new(false),
             in_first_line: AtomicBool::new(true),
             fragment: AtomicBool::new(false),
-            length: AtomicU8::new(HEAD_TO_COME),
-            rest_has_length: AtomicBool::new(false),
+            lengths: LengthFollower::new(),
             between_requests: AtomicBool::new(true),
             switched: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
@@ -136,6 +119,10 @@ impl Activity {
     /// Bytes of HTTP/1 arrived. Between requests they begin a head.
     pub(super) fn on_read(&self, bytes: &[u8]) {
         let in_request = self.running.load(Ordering::Relaxed) > 0;
+        // A body that was not read is over with its answer: hyper has thrown it away, or ends the connection.
+        if !in_request && !self.switched.load(Ordering::Relaxed) {
+            self.lengths.on_read(bytes);
+        }
         // What follows a body that nobody read may still be that body.
         if in_request || self.body_open.load(Ordering::Relaxed) {
             return;
@@ -159,44 +146,9 @@ impl Activity {
         }
     }
 
-    /// How bytes of HTTP/1 that arrive now belong to a head. A request whose body was not read is over when
-    /// its answer is: hyper has thrown the body away then, or ends the connection.
-    pub(super) fn head_bytes(&self) -> HeadBytes {
-        if self.running.load(Ordering::Relaxed) > 0 || self.switched.load(Ordering::Relaxed) {
-            self.rest_has_length.store(true, Ordering::Relaxed);
-            return HeadBytes::None;
-        }
-        match self.length.load(Ordering::Relaxed) {
-            HEAD_TO_COME => {
-                self.length.store(HEAD_BEGUN, Ordering::Relaxed);
-                HeadBytes::First
-            }
-            HEAD_BEGUN => HeadBytes::Further,
-            _ => HeadBytes::None,
-        }
-    }
-
-    /// It is known now whether the head has a `Content-Length`, and whether what has arrived behind it may be
-    /// another head that has one.
-    pub(super) fn on_length_known(&self, has_length: bool, rest_has_length: bool) {
-        self.rest_has_length
-            .store(rest_has_length, Ordering::Relaxed);
-        let known = if has_length {
-            WITH_LENGTH
-        } else {
-            WITHOUT_LENGTH
-        };
-        self.length.store(known, Ordering::Relaxed);
-    }
-
-    /// Whether the head that has come has no `Content-Length` for certain.
-    fn has_no_length(&self) -> bool {
-        match self.length.load(Ordering::Relaxed) {
-            WITHOUT_LENGTH => true,
-            // It came in one piece with the request before it.
-            HEAD_TO_COME => !self.rest_has_length.load(Ordering::Relaxed),
-            _ => false,
-        }
+    /// Bytes of HTTP/1 are about to be read.
+    pub(super) fn before_read(&self) {
+        self.lengths.before_read();
     }
 
     /// Whether a request has come at all.
@@ -259,7 +211,7 @@ impl Activity {
     pub(super) fn on_body_end(&self) {
         self.body_open.store(false, Ordering::Relaxed);
         // It may have gone on after its answer, and was taken for a head then.
-        self.length.store(HEAD_TO_COME, Ordering::Relaxed);
+        self.lengths.begin();
     }
 
     /// Whether a fragment was seen since the last question.
@@ -277,7 +229,7 @@ impl Activity {
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(NO_HEAD, Ordering::Relaxed);
         self.head_has_bytes.store(false, Ordering::Relaxed);
-        self.length.store(HEAD_TO_COME, Ordering::Relaxed);
+        self.lengths.begin();
         self.between_requests.store(false, Ordering::Relaxed);
     }
 
@@ -339,6 +291,15 @@ impl<H> Counted<H> {
     pub(super) const fn new(handler: H, client: Client) -> Self {
         Self { handler, client }
     }
+
+    /// Puts back the `Content-Length` that hyper has taken out of a head with `Transfer-Encoding`, so that what
+    /// checks the head sees both.
+    fn restore_length(&self, request: &mut Request<Incoming>) {
+        let headers = request.headers_mut();
+        if headers.contains_key(TRANSFER_ENCODING) && self.client.0.activity.lengths.has_length() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+    }
 }
 
 impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
@@ -348,23 +309,14 @@ impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let has_body = !request.body().is_end_stream();
-        if has_body && !self.client.0.activity.has_no_length() {
-            restore_length(&mut request);
+        if has_body {
+            self.restore_length(&mut request);
         }
         let running = Running::new(Arc::clone(&self.client.0.activity), has_body);
         CountedAnswer {
             answer: self.handler.answer(request, self.client.clone()),
             running: Some(running),
         }
-    }
-}
-
-/// hyper takes `Content-Length` out of a head that has `Transfer-Encoding` too. It is put back, so that whoever
-/// checks the head sees what the client has sent.
-fn restore_length<B>(request: &mut Request<B>) {
-    let headers = request.headers_mut();
-    if headers.contains_key(TRANSFER_ENCODING) && !headers.contains_key(CONTENT_LENGTH) {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
 }
 

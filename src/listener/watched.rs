@@ -12,7 +12,6 @@ use tokio::task::coop::poll_proceed;
 
 use super::activity::Activity;
 use super::head_follower::HeadFollower;
-use super::length_follower::LengthFollower;
 use crate::writing::Space;
 
 /// What an HTTP/1 client may send ahead of its turn while a request runs: some dozens of pipelined
@@ -46,8 +45,6 @@ pub(super) struct Watched<S> {
     http1: bool,
     /// Where the heads of HTTP/2 begin and end.
     heads: HeadFollower,
-    /// What hyper takes out of those of HTTP/1.
-    lengths: LengthFollower,
     /// Read already, and not yet hyper's.
     ahead: Vec<u8>,
     /// An interim answer on its way out.
@@ -70,7 +67,6 @@ impl<S> Watched<S> {
             activity,
             http1,
             heads: HeadFollower::new(),
-            lengths: LengthFollower::new(),
             ahead: first_bytes,
             interim: Vec::new(),
             flushed: true,
@@ -165,6 +161,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
         if self.http1 && self.activity.is_ahead_of_its_turn() {
             return self.poll_ahead(cx);
         }
+        if self.http1 {
+            self.activity.before_read();
+        }
         let before = buffer.filled().len();
         if self.ahead.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -178,11 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
         let bytes = filled.get(before..).unwrap_or_default();
         if !bytes.is_empty() {
             if self.http1 {
-                let Self {
-                    activity, lengths, ..
-                } = &mut *self;
-                activity.on_read(bytes);
-                lengths.follow(bytes, activity);
+                self.activity.on_read(bytes);
             } else {
                 let is_in_head = self.heads.feed(bytes);
                 self.activity.on_http2_read(is_in_head);

@@ -268,7 +268,7 @@ impl Proxy {
         let body = body.into_request_body(version, config.limits.body_bytes, client);
         let upstream = self.upstream.under(settings, &self.shared);
         let asker = Asker {
-            connection: (!outbound.peer.is_trusted)
+            connection: (!forwarding.outbound.peer.is_trusted)
                 .then_some(&client.shares().upstream_connections),
             caller: Some(&caller.upstream_connections),
         };
