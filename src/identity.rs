@@ -142,26 +142,31 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// A claim as header text: strings as they are, arrays joined by commas, objects as JSON.
+/// A claim as header text: the elements of an array with commas between them, and everything else as one
+/// element. A comma stands nowhere else, so a string can never be taken for several elements.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
-        Value::String(text) => Some(encode(text, "")),
         Value::Array(items) => {
-            let parts: Vec<String> = items
-                .iter()
-                .map(|item| match item {
-                    // A comma inside an element must not make two of it.
-                    Value::String(text) => encode(text, ","),
-                    other => encode(&other.to_string(), ","),
-                })
-                .collect();
-            Some(parts.join(","))
+            let elements: Vec<String> = items.iter().map(element).collect();
+            Some(elements.join(","))
         }
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
-            Some(encode(&value.to_string(), ""))
-        }
+        other => Some(element(other)),
     }
+}
+
+/// Strings as they are, and everything else as JSON. A string that begins like an object or an array has its
+/// first byte encoded, so that it is not taken for one.
+fn element(value: &Value) -> String {
+    let Value::String(text) = value else {
+        return encode(&value.to_string(), ",");
+    };
+    let (first, rest) = match (text.strip_prefix('{'), text.strip_prefix('[')) {
+        (Some(rest), _) => ("%7B", rest),
+        (_, Some(rest)) => ("%5B", rest),
+        (None, None) => ("", text.as_str()),
+    };
+    format!("{first}{}", encode(rest, ","))
 }
 
 /// Percent-encodes every byte that is not visible ASCII, `%` itself, and what `also` holds. No line
@@ -181,7 +186,10 @@ fn encode(text: &str, also: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{encode, text_of};
-    use serde_json::json;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use serde_json::{Value, json};
 
     #[test]
     fn subjects_of_every_shape_are_safe_in_a_header() {
@@ -214,8 +222,118 @@ mod tests {
             (json!(false), Some("false")),
             (json!({"k": "v w"}), Some("{\"k\":\"v%20w\"}")),
             (json!(null), None),
+            // A comma separates elements, and stands nowhere else.
+            (json!("a,b"), Some("a%2Cb")),
+            (json!(["a", "b"]), Some("a,b")),
+            (json!(["a,b"]), Some("a%2Cb")),
+            (json!(","), Some("%2C")),
+            (json!(["", ""]), Some(",")),
+            (json!("a%2Cb"), Some("a%252Cb")),
+            (json!({"a": 1, "b": 2}), Some("{\"a\":1%2C\"b\":2}")),
+            (json!(["{\"a\":1", "\"b\":2}"]), Some("%7B\"a\":1,\"b\":2}")),
+            (json!([[1, 2]]), Some("[1%2C2]")),
+            // No string is taken for JSON.
+            (json!("{}"), Some("%7B}")),
+            (json!({}), Some("{}")),
+            (json!("[\"x\"]"), Some("%5B\"x\"]")),
+            (json!([["x"]]), Some("[\"x\"]")),
+            (json!(["[1]"]), Some("%5B1]")),
+            (json!("a{b[c"), Some("a{b[c")),
+            // What is one text, of whichever type, is one value: see the property.
+            (json!(["a"]), Some("a")),
+            (json!(""), Some("")),
+            (json!("7"), Some("7")),
+            (json!("true"), Some("true")),
         ] {
             assert_eq!(text_of(&claim).as_deref(), expected, "{claim}");
         }
+    }
+
+    /// What a reader makes of a claim who knows neither its type nor whether one element was a list.
+    #[derive(Debug, PartialEq)]
+    enum Part {
+        Text(String),
+        Json(String),
+    }
+
+    fn parts(value: &Value) -> Vec<Part> {
+        let part = |value: &Value| match value {
+            Value::String(text) => Part::Text(text.clone()),
+            Value::Array(_) | Value::Object(_) => Part::Json(value.to_string()),
+            other => Part::Text(other.to_string()),
+        };
+        match value {
+            Value::Array(items) if items.is_empty() => vec![Part::Text(String::new())],
+            Value::Array(items) => items.iter().map(part).collect(),
+            other => vec![part(other)],
+        }
+    }
+
+    /// Claims of few and awkward texts, so that two of them often come close to each other.
+    fn claim() -> impl Strategy<Value = Value> {
+        let text = vec(
+            select(vec![
+                "a", ",", "%", "2C", "{", "}", "[", "]", "\"", ":", "7", "true", " ", "\u{e9}",
+            ]),
+            0..5,
+        );
+        let text = text.prop_map(|texts| texts.concat());
+        let scalar = prop_oneof![
+            4 => text.clone().prop_map(Value::from),
+            1 => select(vec![json!(7), json!(77), json!(7.5), json!(true), json!(false)]),
+        ];
+        let inner = prop_oneof![4 => scalar, 1 => Just(Value::Null)];
+        let nested = inner.prop_recursive(2, 8, 3, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                vec((text.clone(), inner), 0..3)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        });
+        nested.prop_filter("a claim that is there", |value| !value.is_null())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// S21. Two claims make one value only where their parts are the same texts: a list of one and its
+        /// element, an empty list and an empty string, and a number or a boolean and its text.
+        #[test]
+        fn different_claims_make_different_values((one, other) in (claim(), claim())) {
+            let alike = text_of(&one) == text_of(&other);
+            prop_assert_eq!(alike, parts(&one) == parts(&other), "{} and {}", one, other);
+        }
+
+        /// A reader who splits at commas and decodes each element finds the parts again.
+        #[test]
+        fn elements_can_be_read_again(value in claim()) {
+            let text = text_of(&value).expect("a value");
+            let found: Vec<Part> = text
+                .split(',')
+                .map(|element| {
+                    let decoded = decode(element);
+                    match element.chars().next() {
+                        Some('{' | '[') => Part::Json(decoded),
+                        _ => Part::Text(decoded),
+                    }
+                })
+                .collect();
+            prop_assert_eq!(found, parts(&value), "{} as {}", value, text);
+        }
+    }
+
+    fn decode(text: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut rest = text.bytes();
+        while let Some(byte) = rest.next() {
+            if byte == b'%' {
+                let digits: String = rest.by_ref().take(2).map(char::from).collect();
+                bytes.push(u8::from_str_radix(&digits, 16).expect("two digits"));
+            } else {
+                assert!(byte.is_ascii_graphic(), "{text:?}");
+                bytes.push(byte);
+            }
+        }
+        String::from_utf8(bytes).expect("UTF-8")
     }
 }

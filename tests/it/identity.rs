@@ -465,6 +465,11 @@ async fn claims_of_every_type_become_headers() {
         (json!({ "a": 1 }), Some("{\"a\":1}")),
         (json!(["a", "b"]), Some("a,b")),
         (json!(["a"]), Some("a")),
+        (json!("a,b"), Some("a%2Cb")),
+        (json!(["a,b", "c"]), Some("a%2Cb,c")),
+        (json!({ "a": 1, "b": 2 }), Some("{\"a\":1%2C\"b\":2}")),
+        (json!("{\"a\":1}"), Some("%7B\"a\":1}")),
+        (json!("[\"a\"]"), Some("%5B\"a\"]")),
     ] {
         let token = issuer.user("auth0|alice").claim("c", value.clone()).mint();
         let response = proxy.send(&Request::get("/x").bearer(&token)).await;
