@@ -397,13 +397,17 @@ async fn no_more_connections_are_accepted_than_files_can_be_opened_for() {
         (&10_000.into(), &8.into())
     );
     let mut inside = Vec::new();
-    for _ in 0..8 {
-        inside.push(Request::get("/hang").open(proxy.data).await);
+    for number in 0..8 {
+        // Each by a caller of its own: one alone gets three quarters of what is there.
+        let token = issuer.user(&format!("auth0|{number}")).mint();
+        inside.push(Request::get("/hang").bearer(&token).open(proxy.data).await);
         upstream.next().await;
     }
     let mut outside = Vec::new();
-    for _ in 0..20 {
-        outside.push(Request::get("/later").open(proxy.data).await);
+    for number in 0..20 {
+        let token = issuer.user(&format!("google|{number}")).mint();
+        let later = Request::get("/later").bearer(&token);
+        outside.push(later.open(proxy.data).await);
     }
     assert_eq!(upstream.requests(), 8);
     drop(inside);
@@ -411,6 +415,15 @@ async fn no_more_connections_are_accepted_than_files_can_be_opened_for() {
         assert_eq!(client.response().await.text(), "/later");
         client.end().await;
     }
+}
+
+/// Changes how many files a running process may open.
+fn limit_open_files(proxy: &Proxy, limit: usize) {
+    let changed = std::process::Command::new("prlimit")
+        .arg(format!("--pid={}", proxy.id()))
+        .arg(format!("--nofile={limit}:"))
+        .status();
+    assert!(changed.expect("prlimit, of util-linux").success());
 }
 
 #[tokio::test]
@@ -427,7 +440,7 @@ async fn running_out_of_files_passes_by_waiting() {
         .rest(OPEN)
         .start()
         .await;
-    // One connection over HTTP/2 can open a hundred upstream.
+    // One connection over HTTP/2 would open a hundred upstream, and gets its share.
     let mut greedy = Vec::new();
     for _ in 0..2 {
         let client = H2::connect(proxy.data).await;
@@ -445,15 +458,18 @@ async fn running_out_of_files_passes_by_waiting() {
         })
         .await;
     assert_eq!(overloaded["status"], 503);
+    for task in greedy {
+        task.abort();
+    }
+    // The files can run out all the same, when they are taken away: the first 8 are in use for good.
+    limit_open_files(&proxy, 8);
     let mut late = Request::get("/late").open(proxy.data).await;
     proxy
         .event("a connection that could not be accepted", |event| {
             event["message"] == "cannot accept connections; trying again"
         })
         .await;
-    for task in greedy {
-        task.abort();
-    }
+    limit_open_files(&proxy, 160);
     assert_eq!(late.response().await.text(), "/late");
     proxy
         .event("the end of the trouble", |event| {
