@@ -125,7 +125,7 @@ pub(super) fn other_readings(path: &str) -> Result<Vec<String>, PathError> {
 
 /// The paths that a format suffix may stand for: `/x` for `/x.json` and `/x.json/`, as routers with a
 /// format suffix read it (Django REST framework, Rails, older Spring). The suffix is one dot and 1 to
-/// [`MAX_SUFFIX`] letters or digits at the end of the last segment. A second path follows where dots or
+/// 16 letters or digits at the end of the last segment. A second path follows where dots or
 /// spaces stand before the suffix, which a backend may drop.
 pub fn without_format_suffix(path: &str) -> impl Iterator<Item = &str> {
     let stem = format_stem(path);

@@ -16,7 +16,7 @@ use crate::token::{IssuerKeys, Keyring};
 /// is asked for by far fewer before the first fetch has brought it.
 const MAX_WAITING: usize = 1_000;
 
-/// [`MAX_WAITING`] requests are waiting already.
+/// `MAX_WAITING` requests are waiting already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyWait;
 
