@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use authgate::canonical::CanonicalRequest;
 use authgate::clock::UnixTime;
 use authgate::identity::{Credential, IdentitySettings};
 use authgate::jose::{CompactJws, MacKey};
@@ -13,7 +14,7 @@ use authgate::token::{Nonces, TokenCache, TokenSources, Verifier, bearer_token};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Request;
-use http::header::{AUTHORIZATION, HeaderName};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::mint::{self, NOW};
@@ -66,13 +67,25 @@ fn no_type_on_the_way_of_a_token_shows_it() {
         .body(())
         .expect("a request");
     let (head, ()) = request.into_parts();
+    let sources = TokenSources::default();
     hidden(
         "Presented",
-        &TokenSources::default().find(&head.uri, &head.headers, false),
+        &sources.presented(&head.uri, &head.headers, false),
+    );
+    hidden(
+        "BearerToken",
+        &sources.find(&head.uri, &head.headers, false),
     );
     let bearer = bearer_token(&head.headers);
     hidden("BearerToken", &bearer);
     let bearer = bearer.expect("well-formed").expect("a token");
+    let mut sent = head.clone();
+    sent.uri = format!("/x?access_token={token}")
+        .parse()
+        .expect("a target");
+    sent.headers
+        .insert(HOST, HeaderValue::from_static("example.com"));
+    hidden("CanonicalRequest", &CanonicalRequest::new(sent, false));
 
     let jws = CompactJws::parse(&token).expect("a JWS");
     hidden("CompactJws", &jws);
