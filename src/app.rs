@@ -1,6 +1,6 @@
 //! The running program: threads, tasks, and how they end.
 //!
-//! One control thread keeps keys, answers probes and listens for signals. Each worker thread has a
+//! One control thread keeps keys, answers probes and listens for signals, and one writes the log. Each worker thread has a
 //! runtime of its own, accepts from the shared socket, and keeps its own upstream connections.
 
 use std::convert::Infallible;
