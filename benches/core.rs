@@ -14,6 +14,7 @@ use authgate::headers::{
     rewrite_response,
 };
 use authgate::jose::{Algorithm, KeySet};
+use authgate::mcp::{filter_tools, read_body};
 use authgate::policy::{
     Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Requirement, Route, Scalar,
 };
@@ -34,6 +35,7 @@ use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::EncodePrivateKey as _;
 use rsa::traits::PublicKeyParts as _;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 const ISSUER: &str = "https://tenant.us.auth0.com/";
@@ -366,5 +368,66 @@ fn heads(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(core, tokens, rules, routes, readings, heads);
+const MIB: usize = 1 << 20;
+
+/// Arguments of a tool of 1 MiB: texts, and what takes the most memory when it is built.
+fn long_arguments() -> Vec<(&'static str, String)> {
+    let filled = |item: &str| {
+        let count = (MIB - 200) / (item.len() + 1);
+        format!("[{}]", vec![item; count].join(","))
+    };
+    let members: Vec<String> = (0..90_000).map(|one| format!("\"{one:x}\":0")).collect();
+    vec![
+        ("one text", format!("\"{}\"", "x".repeat(MIB - 200))),
+        ("numbers", filled("0")),
+        ("arrays", filled("[0]")),
+        ("objects", filled(r#"{"":0}"#)),
+        ("nested objects", filled(r#"{"":{"":{"":{"":0}}}}"#)),
+        (
+            "an object of 90,000 members",
+            format!("{{{}}}", members.join(",")),
+        ),
+        (
+            "rows of a table",
+            filled(r#"{"id":"c6f1d2","name":"a name","size":1.5}"#),
+        ),
+    ]
+}
+
+/// Messages of 1 MiB, beside what `serde_json` needs to pass them over; and answers of 4 MiB.
+fn messages(criterion: &mut Criterion) {
+    for (name, arguments) in long_arguments() {
+        let text = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"echo","arguments":{{"a":{arguments}}}}}}}"#
+        );
+        assert!(
+            text.len() <= MIB && read_body(text.as_bytes()).is_ok(),
+            "{name}"
+        );
+        criterion.bench_function(
+            &format!("message of 1 MiB: {name}, passed over"),
+            |bencher| {
+                bencher.iter(|| serde_json::from_str::<IgnoredAny>(black_box(&text)).is_ok());
+            },
+        );
+        criterion.bench_function(&format!("message of 1 MiB: {name}"), |bencher| {
+            bencher.iter(|| read_body(black_box(text.as_bytes())).is_ok());
+        });
+    }
+    let tool = r#"{"name":"delete_user","description":"Deletes a user.","inputSchema":{"type":"object","properties":{"id":{"type":"string"}}}}"#;
+    let tools = vec![tool; (4 * MIB - 100) / (tool.len() + 1)].join(",");
+    let answer = format!(r#"{{"result":{{"tools":[{tools}]}}}}"#);
+    for (name, may_call) in [("kept", true), ("gone", false)] {
+        let may_call = |_: &str| may_call;
+        assert!(filter_tools(answer.as_bytes(), &may_call).is_ok(), "{name}");
+        criterion.bench_function(
+            &format!("answer of 4 MiB: 33,000 tools, {name}"),
+            |bencher| {
+                bencher.iter(|| filter_tools(black_box(answer.as_bytes()), &may_call).is_ok());
+            },
+        );
+    }
+}
+
+criterion_group!(core, tokens, rules, routes, readings, heads, messages);
 criterion_main!(core);

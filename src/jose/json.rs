@@ -1,7 +1,8 @@
 //! JSON objects from strangers: duplicate members and deep nesting are refused.
 //!
 //! RFC 7515 §4 and RFC 7519 §4 let a parser refuse duplicates or keep the last one. Two programs
-//! that choose differently read two different tokens, so they are refused here, at every depth.
+//! that choose differently read two different tokens, so they are refused here, at every depth. A token is
+//! short, so it is built; for what may be long see [`check`](super::check).
 
 use std::fmt;
 
@@ -24,52 +25,46 @@ impl fmt::Display for JsonError {
 
 impl std::error::Error for JsonError {}
 
+impl JsonError {
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// Parses UTF-8 JSON bytes that must be one object, with no duplicate member names anywhere.
 ///
 /// # Errors
 ///
 /// [`JsonError`] says what is wrong: syntax, a duplicate, too deep, or not an object.
 pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    match parse_value(bytes, MAX_DEPTH)? {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict { depth: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    match value {
         Value::Object(members) => Ok(members),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            Err(JsonError("not a JSON object".to_owned()))
+            Err(JsonError::new("not a JSON object"))
         }
     }
 }
 
-/// Parses UTF-8 JSON bytes of any one value, likewise, where arrays and objects may nest this deep.
-///
-/// # Errors
-///
-/// [`JsonError`] says what is wrong: syntax, a duplicate, or too deep.
-pub fn parse_value(bytes: &[u8], max_depth: u8) -> Result<Value, JsonError> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let strict = Strict {
-        depth: 0,
-        max_depth,
-    };
-    strict
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| JsonError(error.to_string()))
-}
-
-/// Deserializes any JSON value, refusing what [`parse_value`] refuses.
+/// Deserializes any JSON value, refusing what [`parse_object`] refuses.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: u8,
-    max_depth: u8,
 }
 
 impl Strict {
     fn deeper<E: serde::de::Error>(self) -> Result<Self, E> {
         match self.depth.checked_add(1) {
-            Some(depth) if depth <= self.max_depth => Ok(Self { depth, ..self }),
-            _ => Err(E::custom(format_args!(
-                "nested deeper than {}",
-                self.max_depth
-            ))),
+            Some(depth) if depth <= MAX_DEPTH => Ok(Self { depth }),
+            _ => Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}"))),
         }
     }
 }

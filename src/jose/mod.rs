@@ -5,13 +5,17 @@
 
 mod algorithm;
 mod base64url;
+mod checked;
+mod cursor;
 mod hash;
 mod json;
 mod jwk;
 mod jws;
 
 pub use algorithm::Algorithm;
+pub use checked::check;
+pub use cursor::Cursor;
 pub use hash::{MacKey, same, sha256_base64url, sha256_half};
-pub use json::{JsonError, parse_object, parse_value};
+pub use json::{JsonError, parse_object};
 pub use jwk::{Key, KeySet, KeySetError, MAX_DOCUMENT_BYTES, SkippedKey};
 pub use jws::{CompactJws, Header, JwsError, KnownHeader, VerifiedPayload};

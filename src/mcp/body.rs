@@ -1,11 +1,13 @@
 //! The JSON-RPC body of a request: one message, or several in an array.
 
-use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+use serde_json::Value;
 
 use super::MAX_DEPTH;
 use super::error::MessageError;
-use super::message::{Call, Message, fold, named_by};
-use crate::jose;
+use super::message::{Call, Message, NamedBy, is_spelled, named_by};
+use crate::jose::{self, Cursor};
 
 /// How many messages one body may hold. Clients batch a handful; each is decided on by itself.
 const MAX_MESSAGES: usize = 100;
@@ -67,98 +69,176 @@ impl Body {
 ///
 /// [`MessageError`] for whatever two parsers could read in two ways, and for what is no message.
 pub fn read_body(bytes: &[u8]) -> Result<Body, MessageError> {
-    match jose::parse_value(bytes, MAX_DEPTH).map_err(MessageError::NotJson)? {
-        Value::Object(members) => Ok(Body {
-            messages: vec![message(&members)?],
-            id: members.get("id").map_or(RequestId::Null, id),
-            is_batch: false,
-        }),
-        Value::Array(items) => {
-            if items.is_empty() {
-                return Err(MessageError::NotMessage("an empty batch"));
-            }
-            if items.len() > MAX_MESSAGES {
-                return Err(MessageError::NotMessage(
-                    "a batch of more than 100 messages",
-                ));
-            }
-            let messages = items.iter().map(|item| match item {
-                Value::Object(members) => message(members),
-                _ => Err(MessageError::NotMessage(
-                    "a batch of other things than objects",
-                )),
-            });
-            Ok(Body {
-                messages: messages.collect::<Result<_, _>>()?,
-                id: RequestId::Null,
-                is_batch: true,
-            })
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
-            Err(MessageError::NotMessage("neither an object nor an array"))
-        }
-    }
-}
-
-fn id(id: &Value) -> RequestId {
-    match id {
-        Value::String(text) if text.len() > MAX_ID_BYTES => RequestId::Null,
-        Value::String(_) | Value::Number(_) => RequestId::Of(id.clone()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => RequestId::Null,
-    }
-}
-
-fn message(members: &Map<String, Value>) -> Result<Message, MessageError> {
     use MessageError::NotMessage;
-    check_spelling(members, &MEMBERS)?;
-    if members.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
-        return Err(NotMessage("jsonrpc is not \"2.0\""));
+    let mut document = jose::check(bytes, MAX_DEPTH)?;
+    if let Some((message, id)) = read_message(&mut document)? {
+        return Ok(Body {
+            messages: vec![message],
+            id,
+            is_batch: false,
+        });
     }
-    if !matches!(
-        members.get("id"),
-        None | Some(Value::String(_) | Value::Number(_))
-    ) && members.contains_key("method")
-    {
-        return Err(NotMessage("id is neither a text nor a number"));
+    let mut messages = Vec::new();
+    let is_batch = document.items(|item| {
+        if messages.len() >= MAX_MESSAGES {
+            return Err(NotMessage("a batch of more than 100 messages"));
+        }
+        let (message, _) =
+            read_message(item)?.ok_or(NotMessage("a batch of other things than objects"))?;
+        messages.push(message);
+        Ok(())
+    })?;
+    if !is_batch {
+        return Err(NotMessage("neither an object nor an array"));
     }
-    let answers = members.contains_key("result") || members.contains_key("error");
-    match (members.get("method"), answers) {
-        (Some(_), true) => Err(NotMessage("both a method and a result")),
-        (None, true) => Ok(Message::Answer),
-        (None, false) => Err(NotMessage("neither a method nor a result")),
-        (Some(Value::String(method)), false) => call(method, members.get("params")),
-        (Some(_), false) => Err(NotMessage("method is not a text")),
+    if messages.is_empty() {
+        return Err(NotMessage("an empty batch"));
+    }
+    Ok(Body {
+        messages,
+        id: RequestId::Null,
+        is_batch: true,
+    })
+}
+
+/// A message and its id; `None` when the value is no object.
+fn read_message(value: &mut Cursor<'_>) -> Result<Option<(Message, RequestId)>, MessageError> {
+    let mut members = Members::default();
+    if !value.members(|name, value| members.take(name, value))? {
+        return Ok(None);
+    }
+    let id = members.id.take().unwrap_or(RequestId::Null);
+    members.into_message().map(|message| Some((message, id)))
+}
+
+/// What matters of a message.
+#[derive(Default)]
+struct Members<'t> {
+    is_version_2: bool,
+    id: Option<RequestId>,
+    /// Whether there is an id that is neither a text nor a number.
+    has_bad_id: bool,
+    method: Option<Member<'t>>,
+    params: Option<Params<'t>>,
+    is_answer: bool,
+}
+
+/// What matters of `params`.
+#[derive(Default)]
+struct Params<'t> {
+    is_object: bool,
+    name: Option<Member<'t>>,
+    uri: Option<Member<'t>>,
+    /// What is wrong with the name of a member.
+    problem: Option<&'static str>,
+}
+
+/// The value of a member that should be a text.
+enum Member<'t> {
+    Text(Cow<'t, str>),
+    Other,
+}
+
+impl<'t> Member<'t> {
+    fn take(value: &mut Cursor<'t>) -> Result<Self, MessageError> {
+        Ok(value.text()?.map_or(Self::Other, Self::Text))
     }
 }
 
-fn call(method: &str, params: Option<&Value>) -> Result<Message, MessageError> {
-    let Some(member) = named_by(method) else {
-        return Ok(Message::Call(Call::new(method.to_owned(), None)?));
-    };
-    let Some(Value::Object(params)) = params else {
-        return Err(MessageError::NotMessage("params is not an object"));
-    };
-    check_spelling(params, &NAMES)?;
-    let Some(Value::String(name)) = params.get(member) else {
-        return Err(MessageError::NotMessage(
-            "params.name, or params.uri, is not a text",
-        ));
-    };
-    Ok(Message::Call(Call::new(
-        method.to_owned(),
-        Some(name.clone()),
-    )?))
+impl<'t> Members<'t> {
+    fn take(&mut self, name: &str, value: &mut Cursor<'t>) -> Result<(), MessageError> {
+        match name {
+            "jsonrpc" => self.is_version_2 = value.text()?.as_deref() == Some("2.0"),
+            "id" => {
+                self.id = read_id(value)?;
+                self.has_bad_id = self.id.is_none();
+            }
+            "method" => self.method = Some(Member::take(value)?),
+            "params" => self.params = Some(Params::take(value)?),
+            "result" | "error" => self.is_answer = true,
+            other => check_member(other, &MEMBERS).map_err(MessageError::NotMessage)?,
+        }
+        Ok(())
+    }
+
+    fn into_message(self) -> Result<Message, MessageError> {
+        use MessageError::NotMessage;
+        if !self.is_version_2 {
+            return Err(NotMessage("jsonrpc is not \"2.0\""));
+        }
+        match (self.method, self.is_answer) {
+            (Some(_), true) => Err(NotMessage("both a method and a result")),
+            (None, true) => Ok(Message::Answer),
+            (None, false) => Err(NotMessage("neither a method nor a result")),
+            (Some(_), false) if self.has_bad_id => {
+                Err(NotMessage("id is neither a text nor a number"))
+            }
+            (Some(Member::Other), false) => Err(NotMessage("method is not a text")),
+            (Some(Member::Text(method)), false) => {
+                let name = named_by(&method).map(|by| Params::into_name(self.params, by));
+                let call = Call::new(method.into_owned(), name.transpose()?)?;
+                Ok(Message::Call(call))
+            }
+        }
+    }
 }
 
-fn check_spelling(members: &Map<String, Value>, known: &[&str]) -> Result<(), MessageError> {
-    let other =
-        |name: &&String| !known.contains(&name.as_str()) && known.contains(&fold(name).as_str());
-    match members.keys().find(other) {
-        Some(_) => Err(MessageError::NotMessage(
-            "another spelling of a member of JSON-RPC",
-        )),
-        None => Ok(()),
+impl<'t> Params<'t> {
+    fn take(value: &mut Cursor<'t>) -> Result<Self, MessageError> {
+        let mut params = Self::default();
+        params.is_object = value.members(|name, value| {
+            match name {
+                "name" => params.name = Some(Member::take(value)?),
+                "uri" => params.uri = Some(Member::take(value)?),
+                other => {
+                    let checked = check_member(other, &NAMES);
+                    params.problem = params.problem.or(checked.err());
+                }
+            }
+            Ok::<_, MessageError>(())
+        })?;
+        Ok(params)
     }
+
+    /// The name that a method is about.
+    fn into_name(params: Option<Self>, by: NamedBy) -> Result<String, MessageError> {
+        use MessageError::NotMessage;
+        let params = params.filter(|params| params.is_object);
+        let params = params.ok_or(NotMessage("params is not an object"))?;
+        if let Some(problem) = params.problem {
+            return Err(NotMessage(problem));
+        }
+        let name = match by {
+            NamedBy::Name => params.name,
+            NamedBy::Uri => params.uri,
+        };
+        match name {
+            Some(Member::Text(name)) => Ok(name.into_owned()),
+            Some(Member::Other) | None => {
+                Err(NotMessage("params.name, or params.uri, is not a text"))
+            }
+        }
+    }
+}
+
+/// The id that an answer repeats, unless it is long; `None` for what is no id.
+fn read_id(value: &mut Cursor<'_>) -> Result<Option<RequestId>, MessageError> {
+    if let Some(text) = value.text()? {
+        if text.len() > MAX_ID_BYTES {
+            return Ok(Some(RequestId::Null));
+        }
+        return Ok(Some(RequestId::Of(Value::String(text.into_owned()))));
+    }
+    let number = value.number()?;
+    Ok(number.map(|number| RequestId::Of(Value::Number(number))))
+}
+
+/// A member that is none of these must not be one of them to another parser.
+fn check_member(name: &str, known: &[&str]) -> Result<(), &'static str> {
+    if known.iter().any(|known| is_spelled(name, known)) {
+        return Err("another spelling of a member of JSON-RPC");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

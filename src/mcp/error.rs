@@ -45,6 +45,12 @@ impl MessageError {
     }
 }
 
+impl From<JsonError> for MessageError {
+    fn from(error: JsonError) -> Self {
+        Self::NotJson(error)
+    }
+}
+
 impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,6 +93,12 @@ impl AnswerError {
             Self::TooLarge => "an MCP message of more than 4 MiB, where tools are filtered",
             Self::Session => "an Mcp-Session-Id that is repeated, too long or not visible ASCII",
         }
+    }
+}
+
+impl From<JsonError> for AnswerError {
+    fn from(error: JsonError) -> Self {
+        Self::NotJson(error)
     }
 }
 

@@ -8,12 +8,24 @@ const CALL_TOOL: &str = "tools/call";
 /// The method that lists tools.
 const LIST_TOOLS: &str = "tools/list";
 
+/// The method that reads a resource.
+const READ_RESOURCE: &str = "resources/read";
+
 /// The methods with a name beside them, and the member of `params` that holds it.
-const NAMED: [(&str, &str); 3] = [
-    (CALL_TOOL, "name"),
-    ("prompts/get", "name"),
-    ("resources/read", "uri"),
+const NAMED: [(&str, NamedBy); 3] = [
+    (CALL_TOOL, NamedBy::Name),
+    ("prompts/get", NamedBy::Name),
+    (READ_RESOURCE, NamedBy::Uri),
 ];
+
+/// The member of `params` that names what a method is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NamedBy {
+    /// `name`, which rules compare.
+    Name,
+    /// `uri`, which they do not.
+    Uri,
+}
 
 /// A message that a client sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,16 +91,18 @@ impl Call {
 }
 
 /// The member of `params` that names what a method is about.
-pub(super) fn named_by(method: &str) -> Option<&'static str> {
+pub(super) fn named_by(method: &str) -> Option<NamedBy> {
     NAMED
         .iter()
         .find(|(named, _)| is_spelled(method, named))
         .map(|(_, member)| *member)
 }
 
-/// Whether a backend that ignores case or surrounding space would take a method for this one.
-fn is_spelled(method: &str, name: &str) -> bool {
-    fold(method) == name
+/// Whether a backend that ignores case or surrounding space would take a name for this one, which is in
+/// lower case: what [`fold`] tells, without making it.
+pub(super) fn is_spelled(name: &str, known: &str) -> bool {
+    let upper = name.trim().chars().flat_map(char::to_uppercase);
+    upper.flat_map(char::to_lowercase).eq(known.chars())
 }
 
 /// A name as backends see it that ignore case and surrounding space. Some fold by way of upper case,
@@ -105,7 +119,7 @@ pub(crate) fn fold(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Call, fold};
+    use super::{Call, fold, is_spelled};
 
     #[test]
     fn every_spelling_of_a_call_needs_a_name() {
@@ -128,6 +142,8 @@ mod tests {
             ("\u{a0}a\t", "a"),
         ] {
             assert_eq!(fold(name), folded);
+            assert!(is_spelled(name, folded), "{name}");
+            assert!(!is_spelled(name, "other"), "{name}");
         }
     }
 }

@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-
 use super::MAX_DEPTH;
 use super::error::AnswerError;
-use crate::jose;
+use crate::jose::{self, Cursor, JsonError};
 
 /// Takes the tools out of `result.tools` of a JSON-RPC answer, or of each answer of a batch, that are not
 /// permitted. What stays, stays byte for byte; `None` when everything does.
@@ -18,191 +16,161 @@ pub fn filter_tools(
     text: &[u8],
     permitted: &dyn Fn(&str) -> bool,
 ) -> Result<Option<Vec<u8>>, AnswerError> {
-    let value = jose::parse_value(text, MAX_DEPTH).map_err(AnswerError::NotJson)?;
-    let mut edits = Vec::new();
-    let mut scan = Scan { text, at: 0 };
-    let messages = match &value {
-        Value::Array(items) => {
-            let spans = scan.items().ok_or(UNSCANNED)?;
-            spans.into_iter().zip(items).collect()
-        }
-        other => vec![(0..text.len(), other)],
-    };
-    for (span, message) in messages {
-        edits.extend(edit_of_message(text, span, message, permitted)?);
+    let mut document = jose::check(text, MAX_DEPTH)?;
+    let mut edited = Edited::of(text);
+    if !document.items(|message| filter_message(message, permitted, &mut edited))? {
+        filter_message(&mut document, permitted, &mut edited)?;
     }
-    if edits.is_empty() {
-        return Ok(None);
-    }
-    let mut kept = Vec::with_capacity(text.len());
-    let mut copied = 0;
-    for (span, list) in edits {
-        kept.extend_from_slice(text.get(copied..span.start).ok_or(UNSCANNED)?);
-        kept.extend_from_slice(&list);
-        copied = span.end;
-    }
-    kept.extend_from_slice(text.get(copied..).ok_or(UNSCANNED)?);
-    Ok(Some(kept))
+    edited.finish()
 }
 
-/// The text was parsed already, so this is only for what the scanner would have overlooked.
-const UNSCANNED: AnswerError = AnswerError::NotTools("a list of tools that cannot be found");
-
-/// A place in a text, and what stands there afterwards.
-type Edit = (Range<usize>, Vec<u8>);
-
-/// The list of one message, and what takes its place; `None` when it stays.
-fn edit_of_message(
-    text: &[u8],
-    span: Range<usize>,
-    message: &Value,
+fn filter_message(
+    message: &mut Cursor<'_>,
     permitted: &dyn Fn(&str) -> bool,
-) -> Result<Option<Edit>, AnswerError> {
-    let Some(tools) = message.get("result").and_then(|result| result.get("tools")) else {
-        return Ok(None);
-    };
-    let Value::Array(tools) = tools else {
-        return Err(AnswerError::NotTools("a list of tools that is no array"));
-    };
-    let may_call = |tool: &Value| {
-        tool.get("name")
-            .and_then(Value::as_str)
-            .is_some_and(permitted)
-    };
-    let verdicts: Vec<bool> = tools.iter().map(may_call).collect();
-    if !verdicts.contains(&false) {
-        return Ok(None);
-    }
-    let list = Scan::of(text, span)
-        .member("result")
-        .and_then(|result| Scan::of(text, result).member("tools"))
-        .ok_or(UNSCANNED)?;
-    let items = Scan::of(text, list.clone()).items().ok_or(UNSCANNED)?;
-    if items.len() != verdicts.len() {
-        return Err(UNSCANNED);
-    }
-    let mut kept = vec![b'['];
-    for (item, _) in items.into_iter().zip(verdicts).filter(|(_, keep)| *keep) {
-        if kept.len() > 1 {
-            kept.push(b',');
+    edited: &mut Edited<'_>,
+) -> Result<(), AnswerError> {
+    message.members(|name, value| match name {
+        "result" => filter_result(value, permitted, edited),
+        _ => Ok(()),
+    })?;
+    Ok(())
+}
+
+fn filter_result(
+    result: &mut Cursor<'_>,
+    permitted: &dyn Fn(&str) -> bool,
+    edited: &mut Edited<'_>,
+) -> Result<(), AnswerError> {
+    result.members(|name, value| match name {
+        "tools" => filter_list(value, permitted, edited),
+        _ => Ok(()),
+    })?;
+    Ok(())
+}
+
+fn filter_list(
+    tools: &mut Cursor<'_>,
+    permitted: &dyn Fn(&str) -> bool,
+    edited: &mut Edited<'_>,
+) -> Result<(), AnswerError> {
+    let before = edited.mark();
+    let start = tools.start();
+    edited.replace(start..start, b"[")?;
+    let (mut is_first, mut is_whole) = (true, true);
+    let is_list = tools.items(|tool| {
+        let start = tool.start();
+        if may_be_called(tool, permitted)? {
+            edited.keep(start..tool.end(), is_first)?;
+            is_first = false;
+        } else {
+            is_whole = false;
         }
-        kept.extend_from_slice(text.get(item).ok_or(UNSCANNED)?);
+        Ok::<_, AnswerError>(())
+    })?;
+    if !is_list {
+        return Err(AnswerError::NotTools("a list of tools that is no array"));
     }
-    kept.push(b']');
-    Ok(Some((list, kept)))
+    if is_whole {
+        edited.back_to(before);
+        return Ok(());
+    }
+    edited.skip_to(tools.end());
+    edited.replace(tools.end()..tools.end(), b"]")
 }
 
-/// Finds values in a text that is known to be JSON.
-struct Scan<'t> {
+/// Takes a tool. What has no name cannot be called.
+fn may_be_called(
+    tool: &mut Cursor<'_>,
+    permitted: &dyn Fn(&str) -> bool,
+) -> Result<bool, JsonError> {
+    let mut may = false;
+    let is_object = tool.members(|name, value| {
+        if name == "name" {
+            may = value.text()?.is_some_and(|name| permitted(&name));
+        }
+        Ok::<_, JsonError>(())
+    })?;
+    if !is_object {
+        tool.skip()?;
+    }
+    Ok(may)
+}
+
+/// A text on its way to another one. Edits come in the order of their places.
+struct Edited<'t> {
     text: &'t [u8],
-    at: usize,
+    /// How much of it is in `out`, or replaced.
+    copied: usize,
+    out: Vec<u8>,
+    has_changed: bool,
 }
 
-impl<'t> Scan<'t> {
-    const fn of(text: &'t [u8], span: Range<usize>) -> Self {
+/// A state of an [`Edited`].
+#[derive(Clone, Copy)]
+struct Mark {
+    copied: usize,
+    length: usize,
+    has_changed: bool,
+}
+
+/// The cursor tells places in their order, so this is only for one that does not.
+const UNORDERED: AnswerError = AnswerError::NotTools("a list of tools that cannot be found");
+
+impl<'t> Edited<'t> {
+    const fn of(text: &'t [u8]) -> Self {
         Self {
             text,
-            at: span.start,
+            copied: 0,
+            out: Vec::new(),
+            has_changed: false,
         }
     }
 
-    /// The places of an array's items.
-    fn items(&mut self) -> Option<Vec<Range<usize>>> {
-        let mut items = Vec::new();
-        self.expect(b'[')?;
-        if self.peek()? == b']' {
-            return Some(items);
-        }
-        loop {
-            items.push(self.value()?);
-            match self.peek()? {
-                b',' => self.step(),
-                b']' => return Some(items),
-                _ => return None,
-            }
-        }
+    /// Puts other bytes into this place.
+    fn replace(&mut self, place: Range<usize>, with: &[u8]) -> Result<(), AnswerError> {
+        let between = self.text.get(self.copied..place.start).ok_or(UNORDERED)?;
+        self.out.extend_from_slice(between);
+        self.out.extend_from_slice(with);
+        self.copied = place.end;
+        self.has_changed = true;
+        Ok(())
     }
 
-    /// The place of an object's member. Duplicates were refused.
-    fn member(&mut self, name: &str) -> Option<Range<usize>> {
-        self.expect(b'{')?;
-        loop {
-            self.peek()?;
-            let key = self.value()?;
-            let key: String = serde_json::from_slice(self.text.get(key)?).ok()?;
-            self.expect(b':')?;
-            self.peek()?;
-            let value = self.value()?;
-            if key == name {
-                return Some(value);
-            }
-            self.expect(b',')?;
+    /// Keeps an item of a list of which others may go, and nothing between them.
+    fn keep(&mut self, item: Range<usize>, is_first: bool) -> Result<(), AnswerError> {
+        if !is_first {
+            self.out.push(b',');
+        }
+        self.out
+            .extend_from_slice(self.text.get(item).ok_or(UNORDERED)?);
+        Ok(())
+    }
+
+    fn skip_to(&mut self, place: usize) {
+        self.copied = place;
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            copied: self.copied,
+            length: self.out.len(),
+            has_changed: self.has_changed,
         }
     }
 
-    /// The next byte that is no white space.
-    fn peek(&mut self) -> Option<u8> {
-        while let Some(byte) = self.text.get(self.at) {
-            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
-                return Some(*byte);
-            }
-            self.step();
+    fn back_to(&mut self, mark: Mark) {
+        self.copied = mark.copied;
+        self.out.truncate(mark.length);
+        self.has_changed = mark.has_changed;
+    }
+
+    fn finish(mut self) -> Result<Option<Vec<u8>>, AnswerError> {
+        if !self.has_changed {
+            return Ok(None);
         }
-        None
-    }
-
-    const fn step(&mut self) {
-        self.at = self.at.saturating_add(1);
-    }
-
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        let found = self.peek()? == byte;
-        self.step();
-        found.then_some(())
-    }
-
-    /// Passes a value over.
-    fn value(&mut self) -> Option<Range<usize>> {
-        self.peek()?;
-        let start = self.at;
-        let mut depth: usize = 0;
-        loop {
-            match self.text.get(self.at)? {
-                b'"' => self.string()?,
-                b'[' | b'{' => {
-                    depth = depth.saturating_add(1);
-                    self.step();
-                }
-                b']' | b'}' => {
-                    depth = depth.checked_sub(1)?;
-                    self.step();
-                }
-                _ => self.step(),
-            }
-            let ends = match self.text.get(self.at) {
-                None => true,
-                Some(next) => matches!(
-                    next,
-                    b',' | b':' | b']' | b'}' | b' ' | b'\t' | b'\n' | b'\r'
-                ),
-            };
-            if depth == 0 && ends {
-                return Some(start..self.at);
-            }
-        }
-    }
-
-    fn string(&mut self) -> Option<()> {
-        self.step();
-        loop {
-            let byte = *self.text.get(self.at)?;
-            self.step();
-            match byte {
-                b'"' => return Some(()),
-                b'\\' => self.step(),
-                _ => {}
-            }
-        }
+        let rest = self.text.get(self.copied..).ok_or(UNORDERED)?;
+        self.out.extend_from_slice(rest);
+        Ok(Some(self.out))
     }
 }
 

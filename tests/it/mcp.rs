@@ -1,5 +1,6 @@
 //! Rules on MCP methods and tools: what is not known for certain passes no rule.
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::issuer::Issuer;
@@ -974,6 +975,103 @@ async fn a_caller_sees_the_tools_that_it_may_call() {
         upstream.next().await.head.get("accept-encoding"),
         Some("gzip")
     );
+}
+
+/// What one process may take, as `limits.memory` of config/kubernetes.yaml says.
+fn limit_memory(proxy: &Proxy) {
+    let id = i32::try_from(proxy.id()).ok().and_then(Pid::from_raw);
+    let limit = Some(128 << 20);
+    let limit = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    prlimit(Some(id.expect("a process")), Resource::Data, limit).expect("a limit");
+}
+
+/// Items that take many times their own length when they are built, and one that does not.
+const COSTLY: [&str; 6] = [
+    "0",
+    "[0]",
+    r#"{"":0}"#,
+    r#"{"":{"":{"":{"":0}}}}"#,
+    r#"{"a":[],"b":{},"c":[{}]}"#,
+    r#""x""#,
+];
+
+/// An array of such items, so that the whole has this length at most.
+fn costly(begin: &str, item: &str, end: &str, length: usize) -> String {
+    let count = (length - begin.len() - end.len()) / (item.len() + 1);
+    format!("{begin}[{}]{end}", vec![item; count - 1].join(","))
+}
+
+#[tokio::test]
+async fn a_message_takes_the_memory_of_its_length() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    limit_memory(&proxy);
+    let (caller, stranger) = (token(&issuer, "call"), token(&issuer, ""));
+    let members: Vec<String> = (0..90_000).map(|one| format!("\"{one:x}\":0")).collect();
+    let wide = format!("[{{{}}}", members.join(","));
+    let mut findings = Findings::default();
+    for item in COSTLY.iter().copied().chain([wide.as_str()]) {
+        let begin = calling("read");
+        let begin = begin.strip_suffix("}}").expect("its end");
+        let body = costly(
+            &format!("{begin},\"arguments\":{{\"a\":"),
+            item,
+            "}}}",
+            1 << 20,
+        );
+        let body = if item == wide {
+            format!("{begin},\"arguments\":{wide}]}}}}")
+        } else {
+            body
+        };
+        let case = &item[..item.len().min(30)];
+        // Whoever may not call is told so, and whoever may is served.
+        let request = older(&body);
+        let found = proxy.send(&request.clone().bearer(&stranger)).await;
+        findings.add(case, rpc(&found, 403, "scope_missing", Some(json!(7))));
+        let found = proxy.send(&request.bearer(&caller)).await;
+        findings.check(case, found.status() == 200, || outcome(&found));
+    }
+    findings.assert_none();
+    proxy.ready().await;
+}
+
+#[tokio::test]
+async fn an_answer_takes_the_memory_of_its_length() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| {
+        let place: usize = head
+            .get("x-case")
+            .and_then(|one| one.parse().ok())
+            .expect("a place");
+        let tools = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"run_shell"}],"x":"#;
+        let answer = costly(tools, COSTLY[place], "}}", (4 << 20) - 16);
+        if head.method() == "GET" {
+            let kind = [("Content-Type", "text/event-stream")];
+            return Reply::Bytes(response("200 OK", &kind, &format!("data: {answer}\n\n")));
+        }
+        json_answer(&[], &answer)
+    });
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    limit_memory(&proxy);
+    let caller = token(&issuer, "call");
+    let mut findings = Findings::default();
+    for (place, item) in COSTLY.iter().enumerate() {
+        for request in [older(LIST), Request::get("/mcp")] {
+            let request = request.header("X-Case", &place.to_string());
+            let found = proxy.send(&request.bearer(&caller)).await;
+            let text = found.text();
+            let is_filtered = text.contains(r#""tools":[],"x":["#) && text.len() > (4 << 20) - 100;
+            let shown = || format!("{:?}, {} bytes", found.head, text.len());
+            findings.check(item, found.status() == 200 && is_filtered, shown);
+        }
+    }
+    findings.assert_none();
+    proxy.ready().await;
 }
 
 #[tokio::test]
