@@ -29,7 +29,13 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "mcp",
         &["headers", "jose", "secret"],
-        &["base64", "http", "ring", "serde_json"],
+        &[
+            "base64",
+            "http",
+            "ring",
+            "serde_json",
+            "unicode_normalization",
+        ],
     ),
     ("headers", &["identity"], &["http"]),
     ("canonical", &["headers"], &["http"]),

@@ -38,6 +38,10 @@ fn check_body(data: &[u8]) {
             continue;
         };
         assert_eq!(found, [&Value::from(call.method())]);
+        assert_plain(call.method());
+        if let Some(tool) = call.tool() {
+            assert_plain(tool);
+        }
         if let Some(tool) = call.tool() {
             let params = alike(sent, "params");
             assert_eq!(params.len(), 1);
@@ -46,6 +50,13 @@ fn check_body(data: &[u8]) {
             assert!(!call.method().trim().eq_ignore_ascii_case("tools/call"));
         }
     }
+}
+
+/// Nobody who stops at a NUL, or drops what cannot be seen, reads another name.
+fn assert_plain(name: &str) {
+    assert!(
+        !name.contains(|letter: char| letter.is_control() || "\u{feff}\u{200b}".contains(letter))
+    );
 }
 
 /// The members that somebody may take for this one.

@@ -59,7 +59,7 @@ pub enum QuestionError {
     Host,
     /// The path has a query with a token in it.
     TokenInPath,
-    /// A tool is called by one method.
+    /// A tool is called by one method, and no message has such a name.
     Tool,
 }
 
@@ -72,7 +72,7 @@ impl std::fmt::Display for QuestionError {
                 "--path: its query holds a token; a token is read from standard input only"
             }
             Self::Tool => {
-                "--mcp-tool: goes with --mcp-method tools/call, which needs one, or alone"
+                "--mcp-tool: goes with --mcp-method tools/call, which needs one, or alone; and neither has control characters, unseen ones, or what NFKC changes"
             }
         })
     }
@@ -163,7 +163,7 @@ impl Question {
     ///
     /// # Errors
     ///
-    /// [`QuestionError::Tool`] when the two do not go together.
+    /// [`QuestionError::Tool`] when the two do not go together, or are no names.
     pub fn with_message(
         self,
         method: Option<&str>,
@@ -173,10 +173,9 @@ impl Question {
             (None, None) => return Ok(self),
             (None | Some("tools/call"), Some(tool)) => Call::tool_call(tool),
             (Some(_), Some(_)) => return Err(QuestionError::Tool),
-            (Some(method), None) => {
-                Call::new(method.to_owned(), None).map_err(|_| QuestionError::Tool)?
-            }
+            (Some(method), None) => Call::new(method.to_owned(), None),
         };
+        let call = call.map_err(|_| QuestionError::Tool)?;
         Ok(Self {
             message: Some(Message::Call(call)),
             ..self

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::MAX_DEPTH;
 use super::error::MessageError;
 use super::message::{Call, Message, NamedBy, is_spelled, named_by};
+use super::name::check_name;
 use crate::jose::{self, Cursor};
 
 /// How many messages one body may hold. Clients batch a handful; each is decided on by itself.
@@ -235,6 +236,9 @@ fn read_id(value: &mut Cursor<'_>) -> Result<Option<RequestId>, MessageError> {
 
 /// A member that is none of these must not be one of them to another parser.
 fn check_member(name: &str, known: &[&str]) -> Result<(), &'static str> {
+    if check_name(name).is_err() {
+        return Err("a member with control characters, unseen ones, or not in NFKC");
+    }
     if known.iter().any(|known| is_spelled(name, known)) {
         return Err("another spelling of a member of JSON-RPC");
     }
@@ -278,6 +282,19 @@ mod tests {
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///a"}}"#,
                 "resources/read file:///a",
+            ),
+            // What no rule reads may hold anything.
+            (
+                r#"{"jsonrpc":"2.0","id":"\u0000","method":"tools/call","params":{"name":"x","arguments":{"a\u0000":"\u0000\ufeff","\uff4eame":1},"_meta":{"\u200b":"\n"}}}"#,
+                "tools/call x",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///\ufb01\u200d"}}"#,
+                "resources/read file:///\u{fb01}\u{200d}",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x\u0000":1,"Name":2}}"#,
+                "ping ",
             ),
             (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, "-"),
             (
@@ -331,6 +348,28 @@ mod tests {
             "[]",
             "[[]]",
             r#"[{"jsonrpc":"2.0","id":1,"method":"ping"},null]"#,
+            // Names that another program takes for others.
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call\u0000","params":{"name":"a"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping\n"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run_shell\u0000"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run_shell\u0000x"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\ufeffrun_shell"}}"#,
+            "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"\u{feff}run_shell\"}}",
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run_shell\u001f"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"run\u200d_shell"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"\uff52un_shell"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"prompts/get","params":{"name":"a\u202e"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"file:///a\u0000"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","method\u0000":"tools/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","\ufeffmethod":"tools/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","\uff4dethod":"tools/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"ping","x\u0000":1}"#,
+            r#"{"jsonrpc":"2.0","id":1,"result":{},"method\u200b":"tools/call"}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","name\u0000":"run_shell"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","na\u00adme":"run_shell"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a","\uff4eame":"run_shell"}}"#,
+            r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params\u0000":{"name":"b"},"params":{"name":"a"}}"#,
+            r#"[{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"a\u0000"}}]"#,
             r#""ping""#,
             "null",
             &deep,

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
 use super::error::MessageError;
-use super::message::{Call, named_by};
+use super::message::{Call, check_beside, named_by};
 use crate::headers::ManagedNames;
 
 /// The first revision whose servers must check the headers against the body.
@@ -71,6 +71,9 @@ pub fn mirrors(headers: &HeaderMap) -> Result<Call, MessageError> {
         .map_err(|problem| field("Mcp-Name", problem))?;
     if named_by(&method).is_some() && name.is_none() {
         return Err(field("Mcp-Name", "is missing"));
+    }
+    if let Some(name) = &name {
+        check_beside(&method, name).map_err(|problem| field("Mcp-Name", problem))?;
     }
     Call::new(method, name)
 }
@@ -325,6 +328,26 @@ mod tests {
             &[call, ("mcp-name", "=?base64?_-8=?=")],
             &[call, ("mcp-name", "=?base64?/w==?=")],
             &[call, ("mcp-name", "=?base64?ZGVs ZXRl?=")],
+            // "run_shell" with NUL, U+001F, U+FEFF or U+200D, in wide letters, and with U+017F.
+            &[call, ("mcp-name", "=?base64?cnVuX3NoZWxsAA==?=")],
+            &[call, ("mcp-name", "=?base64?cnVuX3NoZWxsAHg=?=")],
+            &[call, ("mcp-name", "=?base64?cnVuX3NoZWxsHw==?=")],
+            &[call, ("mcp-name", "=?base64?77u/cnVuX3NoZWxs?=")],
+            &[call, ("mcp-name", "=?base64?cnVu4oCNX3NoZWxs?=")],
+            &[call, ("mcp-name", "=?base64?772S772V772OX3NoZWxs?=")],
+            &[call, ("mcp-name", "=?base64?cnVuX8W/aGVsbA==?=")],
+            &[
+                ("mcp-method", "prompts/get"),
+                ("mcp-name", "=?base64?cAA=?="),
+            ],
+            &[
+                ("mcp-method", "resources/read"),
+                ("mcp-name", "=?base64?ZmlsZTovLy9hAA==?="),
+            ],
+            &[
+                ("mcp-method", "tools/list"),
+                ("mcp-name", "=?base64?cAA=?="),
+            ],
             &[("mcp-method", "tools/list"), ("mcp-name", "=?base64?ä?=")],
         ] {
             assert!(mirrors(&headers(lines)).is_err(), "{lines:?}");

@@ -1,6 +1,7 @@
 //! What one message asks for.
 
 use super::error::MessageError;
+use super::name::{check_name, check_uri};
 
 /// The method that calls a tool.
 const CALL_TOOL: &str = "tools/call";
@@ -48,21 +49,36 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// [`MessageError::NotMessage`] for a tool that is called without its name.
+    /// [`MessageError::NotMessage`] for a tool that is called without its name, and for a method or a name
+    /// that another program may take for another one.
     pub fn new(method: String, name: Option<String>) -> Result<Self, MessageError> {
+        use MessageError::NotMessage;
+        if check_name(&method).is_err() {
+            return Err(NotMessage(
+                "a method with control characters, unseen ones, or not in NFKC",
+            ));
+        }
+        let problem = name
+            .as_deref()
+            .map_or(Ok(()), |name| check_beside(&method, name));
+        if problem.is_err() {
+            return Err(NotMessage(
+                "a name with control characters, unseen ones, or not in NFKC",
+            ));
+        }
         if name.is_none() && is_spelled(&method, CALL_TOOL) {
-            return Err(MessageError::NotMessage("tools/call without params.name"));
+            return Err(NotMessage("tools/call without params.name"));
         }
         Ok(Self { method, name })
     }
 
     /// The call of a tool.
-    #[must_use]
-    pub fn tool_call(name: &str) -> Self {
-        Self {
-            method: CALL_TOOL.to_owned(),
-            name: Some(name.to_owned()),
-        }
+    ///
+    /// # Errors
+    ///
+    /// [`MessageError::NotMessage`] for a name that another program may take for another one.
+    pub fn tool_call(name: &str) -> Result<Self, MessageError> {
+        Self::new(CALL_TOOL.to_owned(), Some(name.to_owned()))
     }
 
     /// The method, as it was sent.
@@ -87,6 +103,18 @@ impl Call {
     #[must_use]
     pub fn lists_tools(&self) -> bool {
         is_spelled(&self.method, LIST_TOOLS)
+    }
+}
+
+/// Whether a name can stand beside a method.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(super) fn check_beside(method: &str, name: &str) -> Result<(), &'static str> {
+    match named_by(method) {
+        Some(NamedBy::Uri) => check_uri(name),
+        Some(NamedBy::Name) | None => check_name(name),
     }
 }
 
@@ -123,14 +151,46 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_call_needs_a_name() {
-        for method in ["tools/call", "Tools/Call", " tools/call\n", "toolſ/call"] {
+        for method in [
+            "tools/call",
+            "Tools/Call",
+            " tools/call ",
+            "TOOLS/CALL\u{2028}",
+        ] {
             assert!(Call::new(method.to_owned(), None).is_err(), "{method:?}");
             let call = Call::new(method.to_owned(), Some("a".to_owned())).expect(method);
             assert_eq!(call.tool(), Some("a"), "{method:?}");
         }
         let other = Call::new("prompts/get".to_owned(), Some("a".to_owned())).expect("a call");
         assert_eq!((other.tool(), other.name()), (None, Some("a")));
-        assert!(Call::new("tools/list".to_owned(), None).is_ok_and(|call| call.lists_tools()));
+    }
+
+    #[test]
+    fn what_another_program_takes_for_another_name_is_none() {
+        for (method, name) in [
+            ("tools/call\0", Some("a")),
+            ("tools/call\n", Some("a")),
+            ("\u{feff}tools/call", Some("a")),
+            ("tools/\u{200b}call", Some("a")),
+            ("tool\u{17f}/call", Some("a")),
+            ("tools\u{ff0f}call", Some("a")),
+            ("tools/call", Some("a\0")),
+            ("Tools/Call", Some("\u{feff}a")),
+            ("prompts/get", Some("a\u{1f}")),
+            ("prompts/get", Some("\u{ff41}")),
+            ("resources/read", Some("file:///a\0")),
+            ("Resources/Read", Some("file:///a\r\n")),
+            ("ping", Some("a\u{200d}")),
+        ] {
+            let call = Call::new(method.to_owned(), name.map(str::to_owned));
+            assert!(call.is_err(), "{method:?} {name:?}");
+        }
+        assert!(Call::tool_call("a\0").is_err());
+        let uri = Call::new(
+            "resources/read".to_owned(),
+            Some("file:///\u{fb01}".to_owned()),
+        );
+        assert!(uri.is_ok());
     }
 
     #[test]
@@ -139,7 +199,7 @@ mod tests {
             ("Delete_User", "delete_user"),
             ("\u{212a}ill", "kill"),
             ("li\u{17f}t", "list"),
-            ("\u{a0}a\t", "a"),
+            ("\u{2028}a ", "a"),
         ] {
             assert_eq!(fold(name), folded);
             assert!(is_spelled(name, folded), "{name}");

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod fields;
 mod message;
+mod name;
 mod session;
 mod tools;
 
@@ -17,6 +18,7 @@ pub use events::{Events, MAX_ANSWER_BYTES};
 pub use fields::{Revision, check_body_kind, mirrors, revision};
 pub(crate) use message::fold;
 pub use message::{Call, Message};
+pub(crate) use name::check_name;
 pub use session::{
     BoundSession, KeyError, Principal, SessionKeys, UnknownSession, bind_answer, bind_request,
 };

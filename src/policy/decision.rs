@@ -933,7 +933,7 @@ mod tests {
     }
 
     fn tool(name: &str) -> Message {
-        Message::Call(Call::tool_call(name))
+        Message::Call(Call::tool_call(name).expect(name))
     }
 
     fn called(method: &str) -> Message {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::mcp::{Call, fold};
+use crate::mcp::{Call, check_name, fold};
 
 /// A route's condition on the message of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub enum NamePatternError {
     Blank,
     /// `*` stands elsewhere than at the end.
     Wildcard,
-    /// A control character, which no name has.
-    Control,
+    /// No name is like this one: with this problem it is refused.
+    NoName(&'static str),
 }
 
 impl fmt::Display for NamePatternError {
@@ -38,7 +38,7 @@ impl fmt::Display for NamePatternError {
         f.write_str(match self {
             Self::Blank => "is empty, or has spaces around it",
             Self::Wildcard => "\"*\" stands at the end only, for any rest of a name",
-            Self::Control => "holds a control character",
+            Self::NoName(problem) => problem,
         })
     }
 }
@@ -73,9 +73,7 @@ impl NamePattern {
         if source.is_empty() || source.trim() != source {
             return Err(NamePatternError::Blank);
         }
-        if source.chars().any(char::is_control) {
-            return Err(NamePatternError::Control);
-        }
+        check_name(source).map_err(NamePatternError::NoName)?;
         let (stem, is_prefix) = match source.strip_suffix('*') {
             Some(stem) => (stem, true),
             None => (source, false),
@@ -152,5 +150,46 @@ impl fmt::Display for McpCondition {
         };
         let names: Vec<&str> = patterns.iter().map(NamePattern::source).collect();
         write!(f, "{key} {}", names.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NamePattern, NamePatternError};
+
+    #[test]
+    fn a_pattern_is_what_a_name_can_be() {
+        for source in ["a", "delete_*", "*", "tools/call", "a b", "äö", "工具*"] {
+            let pattern = NamePattern::parse(source).expect(source);
+            assert_eq!(pattern.source(), source);
+        }
+        for source in ["", " a", "a ", "\u{2028}a", "a\t"] {
+            assert_eq!(
+                NamePattern::parse(source),
+                Err(NamePatternError::Blank),
+                "{source:?}"
+            );
+        }
+        for source in ["*a", "a*b", "**"] {
+            assert_eq!(
+                NamePattern::parse(source),
+                Err(NamePatternError::Wildcard),
+                "{source:?}"
+            );
+        }
+        for source in [
+            "run_shell\0",
+            "run_shell\u{1f}",
+            "run\nshell*",
+            "\u{feff}run_shell",
+            "run\u{200d}_shell",
+            "run_shell\u{202c}*",
+            "ｒｕｎ_shell",
+            "run_\u{17f}hell",
+            "a\u{308}",
+        ] {
+            let error = NamePattern::parse(source).expect_err(source);
+            assert!(matches!(error, NamePatternError::NoName(_)), "{source:?}");
+        }
     }
 }

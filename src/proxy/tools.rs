@@ -56,8 +56,11 @@ impl ToolFilter {
     }
 
     fn permits(&self, tool: &str) -> bool {
+        let Ok(call) = Call::tool_call(tool) else {
+            return false;
+        };
         let settings = self.shared.current();
-        let call = [Message::Call(Call::tool_call(tool))];
+        let call = [Message::Call(call)];
         let readings = self.request.readings();
         let policy = &settings.config.policy;
         let matched = policy.matched_with(Method::POST.as_str(), &readings, &call);

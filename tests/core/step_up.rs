@@ -32,7 +32,7 @@ const MCP_PATH: &str = "/m";
 
 /// Messages there: one that no route names, and calls of tools that one route takes, or two, by the spelling.
 static MESSAGES: LazyLock<[Vec<Message>; 5]> = LazyLock::new(|| {
-    let call = |tool| Message::Call(Call::tool_call(tool));
+    let call = |tool| Message::Call(Call::tool_call(tool).expect(tool));
     [
         vec![Message::Answer],
         vec![call("read")],
