@@ -11,6 +11,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::Refusal;
+use super::first_sight::Overloaded;
+use super::long_reads::LongReads;
 use crate::canonical::CanonicalRequest;
 use crate::config::Config;
 use crate::listener::Client;
@@ -213,6 +215,7 @@ pub(super) async fn read(
     body: &mut ClientBody,
     client: &Client,
     room: &Arc<Room>,
+    turns: &LongReads,
     id: &mut RequestId,
 ) -> Result<Vec<Message>, Refusal> {
     let call = of_head(config, request).map_err(Refusal::Message)?;
@@ -222,7 +225,9 @@ pub(super) async fn read(
     };
     let bytes = body.whole(config, request.version(), client, room).await?;
     *id = RequestId::Null;
-    let body = mcp::read_body(&bytes).map_err(Refusal::Message)?;
+    let read = turns.in_turn(bytes.len(), || mcp::read_body(&bytes)).await;
+    let read = read.map_err(|Overloaded| Refusal::NoRoom)?;
+    let body = read.map_err(Refusal::Message)?;
     *id = body.id.clone();
     if let Some(call) = call {
         body.check_mirrors(&call).map_err(Refusal::Message)?;

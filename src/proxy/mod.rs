@@ -6,6 +6,7 @@ mod body;
 mod challenge;
 mod first_sight;
 mod frames;
+mod long_reads;
 mod message;
 mod possession;
 mod refusal;
@@ -52,6 +53,7 @@ use crate::random::Random;
 use crate::upstream::{Asker, Failure};
 use access_log::AccessLog;
 use first_sight::FirstSight;
+use long_reads::LongReads;
 use message::{ClientBody, Room};
 use possession::Possession;
 use settings::CurrentUpstream;
@@ -66,6 +68,7 @@ pub struct Proxy {
     upstream: CurrentUpstream,
     first_sight: FirstSight,
     proofs: FirstSight,
+    long_reads: LongReads,
     room: Arc<Room>,
     places: Arc<Places<Body>>,
     random: Mutex<Random>,
@@ -99,6 +102,7 @@ impl Proxy {
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::default(),
             proofs: FirstSight::default(),
+            long_reads: LongReads::default(),
             room: Arc::default(),
             places: Arc::default(),
             random: Mutex::new(Random::new()),
@@ -361,7 +365,8 @@ impl Proxy {
                 Some(id) if message::is_needed(rules, &caller) => {
                     // Boxed, so that it takes no room in the futures of those whose body is not read.
                     let config = &settings.config;
-                    Box::pin(message::read(config, request, body, client, &self.room, id)).await?
+                    let (room, turns) = (&self.room, &self.long_reads);
+                    Box::pin(message::read(config, request, body, client, room, turns, id)).await?
                 }
                 _ => Vec::new(),
             };
