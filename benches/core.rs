@@ -14,7 +14,7 @@ use authgate::headers::{
     rewrite_response,
 };
 use authgate::jose::{Algorithm, KeySet};
-use authgate::mcp::{filter_tools, read_body};
+use authgate::mcp::{View, filter_answer, read_body};
 use authgate::policy::{
     Access, ClaimTest, Condition, ListMode, Methods, Pattern, Policy, Requirement, Route, Scalar,
 };
@@ -416,14 +416,17 @@ fn messages(criterion: &mut Criterion) {
     }
     let tool = r#"{"name":"delete_user","description":"Deletes a user.","inputSchema":{"type":"object","properties":{"id":{"type":"string"}}}}"#;
     let tools = vec![tool; (4 * MIB - 100) / (tool.len() + 1)].join(",");
-    let answer = format!(r#"{{"result":{{"tools":[{tools}]}}}}"#);
+    let answer = format!(r#"{{"result":{{"tools":[{tools}],"ttlMs":1,"cacheScope":"public"}}}}"#);
     for (name, may_call) in [("kept", true), ("gone", false)] {
-        let may_call = |_: &str| may_call;
-        assert!(filter_tools(answer.as_bytes(), &may_call).is_ok(), "{name}");
+        let view = View {
+            may_call: &|_| may_call,
+            token_life: Some(Duration::from_secs(60)),
+        };
+        assert!(filter_answer(answer.as_bytes(), &view).is_ok(), "{name}");
         criterion.bench_function(
             &format!("answer of 4 MiB: 33,000 tools, {name}"),
             |bencher| {
-                bencher.iter(|| filter_tools(black_box(answer.as_bytes()), &may_call).is_ok());
+                bencher.iter(|| filter_answer(black_box(answer.as_bytes()), &view).is_ok());
             },
         );
     }

@@ -2,13 +2,14 @@
 //! what any parser reads, what may not be called is listed nowhere, and nobody makes a session.
 
 use authgate::mcp::{
-    Events, Message, Principal, SessionKeys, bind_answer, bind_request, filter_tools, mirrors,
-    read_body,
+    Doubt, Events, Message, Principal, SessionKeys, View, bind_answer, bind_request, filter_answer,
+    mirrors, read_body,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
+use std::time::Duration;
 
 pub fn run(data: &[u8]) {
     check_body(data);
@@ -69,75 +70,91 @@ fn alike<'v>(object: &'v Value, name: &str) -> Vec<&'v Value> {
         .collect()
 }
 
-fn permitted(name: &str) -> bool {
-    !name.contains('d')
-}
+/// How long the token of the caller lives, in milliseconds.
+const LIFE: f64 = 90_500.0;
 
-/// What is left of a message.
-fn without_forbidden(value: &mut Value) {
+const VIEW: View<'_> = View {
+    may_call: &|name| !name.contains('d'),
+    token_life: Some(Duration::from_millis(90_500)),
+};
+
+/// What a message should be once it was made for its caller.
+fn restrict(value: &mut Value) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(without_forbidden_in),
-        one => without_forbidden_in(one),
+        Value::Array(items) => items.iter_mut().for_each(restrict_message),
+        one => restrict_message(one),
     }
 }
 
-fn without_forbidden_in(message: &mut Value) {
-    let tools = message
-        .get_mut("result")
-        .and_then(|result| result.get_mut("tools"));
-    if let Some(Value::Array(tools)) = tools {
+fn restrict_message(message: &mut Value) {
+    let Some(result) = message.get_mut("result").and_then(Value::as_object_mut) else {
+        return;
+    };
+    if let Some(Value::Array(tools)) = result.get_mut("tools") {
         tools.retain(|tool| {
-            tool.get("name")
-                .and_then(Value::as_str)
-                .is_some_and(permitted)
+            let name = tool.get("name").and_then(Value::as_str);
+            name.is_some_and(|name| !name.contains('d'))
         });
+    }
+    if let Some(time) = result.get_mut("ttlMs") {
+        match time.as_f64() {
+            Some(number) if (0.0..=LIFE).contains(&number) => {}
+            Some(number) if number > LIFE => *time = Value::from(90_500),
+            _ => *time = Value::from(0),
+        }
+        result.insert("cacheScope".to_owned(), Value::from("private"));
+    }
+    if let Some(scope) = result.get_mut("cacheScope") {
+        *scope = Value::from("private");
     }
 }
 
 fn check_tools(data: &[u8]) {
-    let Ok(filtered) = filter_tools(data, &permitted) else {
+    let Ok(filtered) = filter_answer(data, &VIEW) else {
         return;
     };
     let before: Value = serde_json::from_slice(data).expect("it was read");
     let mut expected = before.clone();
-    without_forbidden(&mut expected);
+    restrict(&mut expected);
     match filtered {
-        None => assert_eq!(before, expected, "something should have gone"),
+        None => assert_eq!(before, expected, "something should have changed"),
         Some(kept) => {
             assert_ne!(before, expected);
             let after: Value = serde_json::from_slice(&kept).expect("still JSON");
             assert_eq!(after, expected);
-            assert_eq!(filter_tools(&kept, &permitted), Ok(None));
+            assert_eq!(filter_answer(&kept, &VIEW), Ok(None));
         }
     }
 }
 
 /// The stream in pieces of this size, and whether it came to its end.
-fn pass(data: &[u8], size: usize) -> (Vec<u8>, bool) {
-    let mut events = Events::default();
+fn pass(data: &[u8], size: usize, doubt: Doubt) -> (Vec<u8>, bool) {
+    let mut events = Events::new(doubt);
     let mut out = Vec::new();
     let pieces = data
         .chunks(size)
-        .all(|piece| events.feed(piece, &permitted, &mut out).is_ok());
-    let whole = pieces && events.finish(&permitted, &mut out).is_ok();
+        .all(|piece| events.feed(piece, &VIEW, &mut out).is_ok());
+    let whole = pieces && events.finish(&VIEW, &mut out).is_ok();
     (out, whole)
 }
 
 fn check_events(data: &[u8]) {
-    let (out, whole) = pass(data, data.len().max(1));
-    for size in [1, 3] {
-        let (other, ends) = pass(data, size);
-        assert_eq!((ends, &other), (whole, &out), "in pieces of {size}");
-    }
-    for event in read_events(&out) {
-        assert_eq!(
-            filter_tools(&event, &permitted),
-            Ok(None),
-            "a list has passed"
-        );
-    }
-    if whole {
-        assert_eq!(read_events(data).len(), read_events(&out).len());
+    let whole = data.len().max(1);
+    for doubt in [Doubt::Refuse, Doubt::Pass] {
+        let (out, ends) = pass(data, whole, doubt);
+        for size in [1, 3] {
+            let other = pass(data, size, doubt);
+            assert_eq!(other, (out.clone(), ends), "in pieces of {size}");
+        }
+        for event in read_events(&out) {
+            let again = filter_answer(&event, &VIEW);
+            let passed = again == Ok(None) || doubt == Doubt::Pass && again.is_err();
+            assert!(passed, "a list has passed");
+        }
+        assert!(ends || doubt == Doubt::Refuse);
+        if ends {
+            assert_eq!(read_events(data).len(), read_events(&out).len());
+        }
     }
 }
 

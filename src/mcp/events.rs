@@ -1,39 +1,70 @@
 //! The same for an event stream, event by event.
 
-use super::error::AnswerError;
-use super::tools::filter_tools;
+use std::borrow::Cow;
 
-/// How much of one event is held. Servers with hundreds of tools list them in pages far below this.
-pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+use super::answer::{View, filter_answer};
+use super::error::AnswerError;
+use super::held::Held;
+
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// What becomes of an answer, or an event, that cannot be read with certainty, or is too large to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Doubt {
+    /// It reaches nobody.
+    #[default]
+    Refuse,
+    /// It passes as it came: what was asked for has no lists, and nothing that may be kept.
+    Pass,
+}
 
 /// A stream of server-sent events on its way through (HTML, "Server-sent events"). Lines pass as soon as
 /// they are whole; from the first line of data on, an event is held until it is.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// The line that is not whole yet.
-    line: Vec<u8>,
-    /// The event from its first line of data on, as it came.
-    held: Vec<u8>,
-    /// Its data; `None` before the first line of it.
-    data: Option<Vec<u8>>,
-    /// Those of its lines that are no data.
-    others: Vec<u8>,
+    doubt: Doubt,
+    /// The event from its first line of data on, as it came, and the line that is not whole yet.
+    held: Held,
+    /// Where that line begins.
+    line: usize,
+    /// Whether lines of data are held.
+    has_data: bool,
     /// Whether the last byte was a carriage return, which a line feed may belong to.
     after_return: bool,
     /// Whether a line has passed; before the first there may be a byte order mark.
     has_begun: bool,
+    /// The length of that mark, where what is held begins with it.
+    mark: usize,
+    /// For an event that passes unread: whether its line has bytes.
+    passing: Option<bool>,
 }
 
 impl Events {
+    /// The beginning of a stream.
+    #[must_use]
+    pub fn new(doubt: Doubt) -> Self {
+        Self {
+            doubt,
+            ..Self::default()
+        }
+    }
+
+    /// How much memory it takes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.held.size()
+    }
+
     /// Takes bytes in, and adds what may pass to `out`.
     ///
     /// # Errors
     ///
-    /// [`AnswerError`] for an event that cannot be read with certainty, or is too large to hold.
+    /// [`AnswerError`] for an event that cannot be read with certainty, or is too large to hold, unless such
+    /// events pass.
     pub fn feed(
         &mut self,
         bytes: &[u8],
-        permitted: &dyn Fn(&str) -> bool,
+        view: &View<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), AnswerError> {
         let mut rest = bytes;
@@ -42,7 +73,7 @@ impl Events {
         {
             self.after_return = false;
             if *first == b'\n' {
-                self.pass(b"\n", out);
+                self.end_line(b"\n", out)?;
                 rest = after;
             }
         }
@@ -57,11 +88,11 @@ impl Events {
                 [_, after @ ..] => (b"\n", after),
                 [] => (b"", ending),
             };
-            self.hold_line(line)?;
-            self.end_line(ending, permitted, out)?;
+            self.hold(line, out)?;
+            self.take_line(ending, view, out)?;
             rest = after;
         }
-        self.hold_line(rest)
+        self.hold(rest, out)
     }
 
     /// What is held at the end of the stream. A client that is not strict may take it for an event.
@@ -69,85 +100,113 @@ impl Events {
     /// # Errors
     ///
     /// The same.
-    pub fn finish(
-        &mut self,
-        permitted: &dyn Fn(&str) -> bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), AnswerError> {
-        if !self.line.is_empty() {
-            self.end_line(b"", permitted, out)?;
+    pub fn finish(&mut self, view: &View<'_>, out: &mut Vec<u8>) -> Result<(), AnswerError> {
+        if self.held.bytes().len() > self.line {
+            self.take_line(b"", view, out)?;
         }
-        self.release(permitted, out)
+        self.release(view, out)
     }
 
-    fn hold_line(&mut self, part: &[u8]) -> Result<(), AnswerError> {
-        let held = self.held.len().saturating_add(self.line.len());
-        if held.saturating_add(part.len()) > MAX_ANSWER_BYTES {
-            return Err(AnswerError::TooLarge);
+    /// Adds to the line that is not whole yet.
+    fn hold(&mut self, part: &[u8], out: &mut Vec<u8>) -> Result<(), AnswerError> {
+        if self.passing.is_none() {
+            match (self.held.push(part), self.doubt) {
+                (Ok(()), _) => return Ok(()),
+                (Err(error), Doubt::Refuse) => return Err(error),
+                (Err(_), Doubt::Pass) => self.let_pass(out),
+            }
         }
-        self.line.extend_from_slice(part);
+        out.extend_from_slice(part);
+        if let Some(has_bytes) = &mut self.passing {
+            *has_bytes |= !part.is_empty();
+        }
         Ok(())
     }
 
-    /// Lets bytes pass, behind what is held.
-    fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.data.is_some() {
-            self.held.extend_from_slice(bytes);
-        } else {
-            out.extend_from_slice(bytes);
-        }
+    /// Gives up reading the event that is held.
+    fn let_pass(&mut self, out: &mut Vec<u8>) {
+        let held = std::mem::take(&mut self.held);
+        out.extend_from_slice(held.bytes());
+        self.passing = Some(held.bytes().len() > self.line);
+        self.line = 0;
+        self.has_data = false;
+        self.mark = 0;
+        self.has_begun = true;
     }
 
-    fn end_line(
+    /// The line is whole.
+    fn take_line(
         &mut self,
         ending: &[u8],
-        permitted: &dyn Fn(&str) -> bool,
+        view: &View<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), AnswerError> {
-        let line = std::mem::take(&mut self.line);
-        let text = match line.strip_prefix("\u{feff}".as_bytes()) {
-            Some(text) if !self.has_begun => text,
-            _ => line.as_slice(),
-        };
-        self.has_begun = true;
-        if text.is_empty() {
-            self.release(permitted, out)?;
-        } else if let Some(value) = data_of(text) {
-            match &mut self.data {
-                None => self.data = Some(value.to_vec()),
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-            }
-        } else if self.data.is_some() {
-            self.others.extend_from_slice(text);
-            self.others.push(b'\n');
+        if let Some(has_bytes) = self.passing {
+            out.extend_from_slice(ending);
+            self.passing = has_bytes.then_some(false);
+            return Ok(());
         }
-        self.pass(&line, out);
-        self.pass(ending, out);
+        let line = self.held.bytes().get(self.line..).unwrap_or_default();
+        let unmarked = line.strip_prefix(BYTE_ORDER_MARK);
+        let unmarked = unmarked.filter(|_| !self.has_begun);
+        let text = unmarked.unwrap_or(line);
+        if text.is_empty() {
+            let line = line.to_vec();
+            self.release(view, out)?;
+            out.extend_from_slice(&line);
+        } else if data_of(text).is_some() {
+            self.mark = self.mark.max(line.len().saturating_sub(text.len()));
+            self.has_data = true;
+        }
+        self.has_begun = true;
+        self.end_line(ending, out)
+    }
+
+    /// Ends a line, behind what is held; a line feed may come later than its carriage return.
+    fn end_line(&mut self, ending: &[u8], out: &mut Vec<u8>) -> Result<(), AnswerError> {
+        if self.passing.is_some() {
+            out.extend_from_slice(ending);
+            return Ok(());
+        }
+        if !self.has_data {
+            let held = std::mem::take(&mut self.held);
+            out.extend_from_slice(held.bytes());
+            out.extend_from_slice(ending);
+            self.line = 0;
+            return Ok(());
+        }
+        self.hold(ending, out)?;
+        self.line = self.held.bytes().len();
+        if let Some(has_bytes) = &mut self.passing {
+            *has_bytes = false;
+        }
         Ok(())
     }
 
     /// The end of an event.
-    fn release(
-        &mut self,
-        permitted: &dyn Fn(&str) -> bool,
-        out: &mut Vec<u8>,
-    ) -> Result<(), AnswerError> {
+    fn release(&mut self, view: &View<'_>, out: &mut Vec<u8>) -> Result<(), AnswerError> {
         let held = std::mem::take(&mut self.held);
-        let others = std::mem::take(&mut self.others);
-        let Some(data) = self.data.take() else {
+        let event = held.bytes().get(..self.line).unwrap_or_default();
+        self.line = 0;
+        let mark = std::mem::take(&mut self.mark);
+        if !std::mem::take(&mut self.has_data) {
             return Ok(());
-        };
+        }
+        let lines = lines(event.get(mark..).unwrap_or_default());
+        let data = joined(lines.clone().filter_map(data_of));
         // An event without data only tells its id.
         let kept = if data.is_empty() {
-            None
+            Ok(None)
         } else {
-            filter_tools(&data, permitted)?
+            filter_answer(&data, view)
+        };
+        let kept = match (kept, self.doubt) {
+            (Ok(kept), _) => kept,
+            (Err(_), Doubt::Pass) => None,
+            (Err(error), Doubt::Refuse) => return Err(error),
         };
         let Some(kept) = kept else {
-            out.extend_from_slice(&held);
+            out.extend_from_slice(event);
             return Ok(());
         };
         for line in kept.split(|byte| *byte == b'\n') {
@@ -155,9 +214,30 @@ impl Events {
             out.extend_from_slice(line);
             out.push(b'\n');
         }
-        out.extend_from_slice(&others);
+        for line in lines.filter(|line| data_of(line).is_none()) {
+            out.extend_from_slice(line);
+            out.push(b'\n');
+        }
         Ok(())
     }
+}
+
+/// The lines of an event, of which none is empty.
+fn lines(event: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
+    event
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .filter(|line| !line.is_empty())
+}
+
+/// The values of the lines of data, which are one as a rule.
+fn joined<'l>(mut values: impl Iterator<Item = &'l [u8]>) -> Cow<'l, [u8]> {
+    let mut data = Cow::Borrowed(values.next().unwrap_or_default());
+    for value in values {
+        let data = data.to_mut();
+        data.push(b'\n');
+        data.extend_from_slice(value);
+    }
+    data
 }
 
 /// The value of a line of data.
@@ -172,28 +252,36 @@ fn data_of(line: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Events, MAX_ANSWER_BYTES};
+    use super::super::held::MAX_ANSWER_BYTES;
+    use super::{Doubt, Events, View};
+    use std::time::Duration;
 
-    fn permitted(name: &str) -> bool {
-        !name.starts_with("delete")
-    }
+    const VIEW: View<'_> = View {
+        may_call: &|name| !name.starts_with("delete"),
+        token_life: Some(Duration::from_secs(1)),
+    };
 
     /// The whole, fed in pieces of this size.
     fn fed(text: &str, size: usize) -> Result<String, String> {
-        let mut events = Events::default();
+        fed_to(Events::default(), text, size)
+    }
+
+    fn fed_to(mut events: Events, text: &str, size: usize) -> Result<String, String> {
         let mut out = Vec::new();
         for piece in text.as_bytes().chunks(size) {
             events
-                .feed(piece, &permitted, &mut out)
+                .feed(piece, &VIEW, &mut out)
                 .map_err(|error| error.to_string())?;
         }
         events
-            .finish(&permitted, &mut out)
+            .finish(&VIEW, &mut out)
             .map_err(|error| error.to_string())?;
         Ok(String::from_utf8(out).expect("UTF-8"))
     }
 
     const LIST: &str = r#"{"result":{"tools":[{"name":"a"},{"name":"delete"}]}}"#;
+    const HINTS: &str = r#"{"result":{"ttlMs":300000,"cacheScope":"public"}}"#;
+    const MY_HINTS: &str = r#"{"result":{"ttlMs":1000,"cacheScope":"private"}}"#;
     const KEPT: &str = r#"{"result":{"tools":[{"name":"a"}]}}"#;
 
     #[test]
@@ -207,6 +295,7 @@ mod tests {
             (crlf, format!("event: message\r\nid: 7\r\ndata: {KEPT}\n\r\n")),
             (format!("data: {LIST}\nid: 7\nevent: message\n\n: ping\n"), format!("data: {KEPT}\nid: 7\nevent: message\n\n: ping\n")),
             (format!("\u{feff}data: {LIST}\n\n"), format!("data: {KEPT}\n\n")),
+            (format!("data: {HINTS}\n\ndata: {{}}\n\n"), format!("data: {MY_HINTS}\n\ndata: {{}}\n\n")),
             // Without an end, which some clients take for one.
             (format!("data: {LIST}"), format!("data: {KEPT}\n")),
             (format!("data: {LIST}\n"), format!("data: {KEPT}\n")),
@@ -253,9 +342,7 @@ mod tests {
             ("\n", "\n"),
         ] {
             out.clear();
-            events
-                .feed(part.as_bytes(), &permitted, &mut out)
-                .expect(part);
+            events.feed(part.as_bytes(), &VIEW, &mut out).expect(part);
             assert_eq!(String::from_utf8_lossy(&out), passed, "{part:?}");
         }
     }
@@ -275,5 +362,56 @@ mod tests {
         ] {
             assert!(fed(text, 4096).is_err(), "{}", &text[..40.min(text.len())]);
         }
+    }
+
+    #[test]
+    fn what_is_not_certain_may_pass() {
+        let long = format!("\"{}\"", "x".repeat(MAX_ANSWER_BYTES));
+        let lines = format!("data: 1\n{}", "x: 1\n".repeat(MAX_ANSWER_BYTES / 5 + 1));
+        for unread in [
+            "data: [DONE]\n\n",
+            "data: {\"result\":\r\ndata\ndata: x}\n\n",
+            "data: {\"a\":1,\"a\":2}\r\r",
+            "data: {\"result\":{\"tools\":null}}\n\n",
+            &format!("id: 1\ndata: {long}\n\n"),
+            &format!("id: 1\r\ndata: 1\r\ndata: {long}\r\nid: 2\r\ndata: 1\r\n\r\n"),
+            &format!("data: {long}\rdata: 2\r\r"),
+            &format!(": {long}\n\n"),
+            &format!("{lines}data: 1\n\n"),
+        ] {
+            // What comes behind it is read again.
+            let text = format!("data: {LIST}\n\n{unread}data: {LIST}\n\n: x\n\ndata: {HINTS}\n\n");
+            let expected =
+                format!("data: {KEPT}\n\n{unread}data: {KEPT}\n\n: x\n\ndata: {MY_HINTS}\n\n");
+            for size in [4096, usize::MAX] {
+                let passed = fed_to(Events::new(Doubt::Pass), &text, size);
+                let is_as_expected = passed.as_deref() == Ok(expected.as_str());
+                assert!(
+                    is_as_expected,
+                    "{} by {size}",
+                    &unread[..40.min(unread.len())]
+                );
+            }
+        }
+        // Also at the end of the stream, and byte by byte around the bound.
+        let size = MAX_ANSWER_BYTES - 8;
+        for more in [0, 1, 2, 3, 15] {
+            let text = format!("data: {}\n\ndata: {LIST}", "x".repeat(size + more));
+            let expected = format!("data: {}\n\ndata: {KEPT}\n", "x".repeat(size + more));
+            let passed = fed_to(Events::new(Doubt::Pass), &text, usize::MAX);
+            assert!(passed.as_deref() == Ok(expected.as_str()), "{more}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_held_than_is_said() {
+        let mut events = Events::default();
+        let mut out = Vec::new();
+        let piece = [b'x'; 1000];
+        events.feed(b"data: ", &VIEW, &mut out).expect("room");
+        while events.feed(&piece, &VIEW, &mut out).is_ok() {
+            assert!(events.size() <= MAX_ANSWER_BYTES);
+        }
+        assert!(out.is_empty());
     }
 }

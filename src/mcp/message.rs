@@ -19,6 +19,16 @@ const NAMED: [(&str, NamedBy); 3] = [
     (READ_RESOURCE, NamedBy::Uri),
 ];
 
+/// The methods whose results clients and gateways may keep (revision 2026-07-28, "Caching").
+const CACHEABLE: [&str; 6] = [
+    "server/discover",
+    LIST_TOOLS,
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+    READ_RESOURCE,
+];
+
 /// The member of `params` that names what a method is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NamedBy {
@@ -99,10 +109,12 @@ impl Call {
         self.name().filter(|_| is_spelled(&self.method, CALL_TOOL))
     }
 
-    /// Whether it asks which tools there are.
+    /// Whether its result may be kept, and served again: what there is, tools among it, or a resource.
     #[must_use]
-    pub fn lists_tools(&self) -> bool {
-        is_spelled(&self.method, LIST_TOOLS)
+    pub fn is_cacheable(&self) -> bool {
+        CACHEABLE
+            .iter()
+            .any(|known| is_spelled(&self.method, known))
     }
 }
 
@@ -191,6 +203,26 @@ mod tests {
             Some("file:///\u{fb01}".to_owned()),
         );
         assert!(uri.is_ok());
+    }
+
+    #[test]
+    fn what_may_be_kept_is_known_in_every_spelling() {
+        let is_cacheable =
+            |method: &str| Call::new(method.to_owned(), None).is_ok_and(|call| call.is_cacheable());
+        for method in [
+            "tools/list",
+            "Tools/List",
+            " prompts/list ",
+            "resources/list",
+            "RESOURCES/TEMPLATES/LIST",
+            "resources/read",
+            "server/discover",
+        ] {
+            assert!(is_cacheable(method), "{method}");
+        }
+        for method in ["tools/lists", "ping", "", "initialize", "tools/list/"] {
+            assert!(!is_cacheable(method), "{method}");
+        }
     }
 
     #[test]

@@ -3,26 +3,28 @@
 //!
 //! What cannot be read with certainty is refused: a rule that guesses is no rule.
 
+mod answer;
 mod body;
 mod error;
 mod events;
 mod fields;
+mod held;
 mod message;
 mod name;
 mod session;
-mod tools;
 
+pub use answer::{View, filter_answer};
 pub use body::{Body, RequestId, read_body};
 pub use error::{AnswerError, MessageError};
-pub use events::{Events, MAX_ANSWER_BYTES};
+pub use events::{Doubt, Events};
 pub use fields::{Revision, check_body_kind, mirrors, revision};
+pub use held::{Held, MAX_ANSWER_BYTES};
 pub(crate) use message::fold;
 pub use message::{Call, Message};
 pub(crate) use name::check_name;
 pub use session::{
     BoundSession, KeyError, Principal, SessionKeys, UnknownSession, bind_answer, bind_request,
 };
-pub use tools::filter_tools;
 
 /// How deeply arrays and objects may nest. Tools take documents as arguments and describe them by
 /// schemas, which nest twice as deep; recursion must end somewhere, and serde's own ends at 128.

@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::access_log::AccessLog;
 use super::respond;
-use super::tools::EventBody;
+use super::tools::{Begun, EventBody};
 use crate::headers;
 use crate::upstream::{Failure, Place, ResponseBody};
 
@@ -67,8 +67,10 @@ pub(super) enum Upstream {
     Pooled(ResponseBody),
     /// Read already.
     Read(Option<Bytes>),
-    /// An event stream whose lists of tools are filtered.
+    /// An event stream that is made for its caller.
     Events(Box<EventBody>),
+    /// Read in part.
+    Begun(Box<Begun>),
     /// Over a connection that asked for an upgrade and got an ordinary answer.
     Single(
         Incoming,
@@ -219,6 +221,7 @@ impl Upstream {
             Self::Pooled(body) => Pin::new(body).poll_frame(cx),
             Self::Read(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(events) => events.poll_frame(cx),
+            Self::Begun(begun) => begun.poll_frame(cx),
             Self::Single(body, _) => Pin::new(body).poll_frame(cx).map_err(Failure::Broken),
         }
     }
@@ -228,6 +231,7 @@ impl Upstream {
             Self::Pooled(body) => body.is_end_stream(),
             Self::Read(bytes) => bytes.is_none(),
             Self::Events(events) => events.is_end_stream(),
+            Self::Begun(begun) => begun.is_end_stream(),
             Self::Single(body, _) => body.is_end_stream(),
         }
     }
@@ -239,7 +243,7 @@ impl Upstream {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Self::Events(_) => SizeHint::default(),
+            Self::Events(_) | Self::Begun(_) => SizeHint::default(),
             Self::Single(body, _) => body.size_hint(),
         }
     }

@@ -68,7 +68,7 @@ pub struct Proxy {
     upstream: CurrentUpstream,
     first_sight: FirstSight,
     proofs: FirstSight,
-    long_reads: LongReads,
+    long_reads: Arc<LongReads>,
     room: Arc<Room>,
     places: Arc<Places<Body>>,
     random: Mutex<Random>,
@@ -87,8 +87,8 @@ struct Exchange {
     rpc: Option<RequestId>,
     /// The MCP messages that were read, where they decide.
     messages: Vec<Message>,
-    /// Whether the answer may list tools, of which the caller sees its own.
-    lists_tools: bool,
+    /// Whether the answer is made for its caller: with its own tools, for it alone to keep.
+    is_filtered: bool,
     /// When the answer must end, once the request is on its way.
     expiry: Option<Instant>,
 }
@@ -102,7 +102,7 @@ impl Proxy {
             upstream: CurrentUpstream::default(),
             first_sight: FirstSight::default(),
             proofs: FirstSight::default(),
-            long_reads: LongReads::default(),
+            long_reads: Arc::default(),
             room: Arc::default(),
             places: Arc::default(),
             random: Mutex::new(Random::new()),
@@ -126,7 +126,7 @@ impl Proxy {
             request_id,
             rpc: None,
             messages: Vec::new(),
-            lists_tools: false,
+            is_filtered: false,
             expiry: None,
             settings,
         };
@@ -240,7 +240,8 @@ impl Proxy {
             request_id,
             log,
             caller,
-            lists_tools,
+            is_filtered,
+            messages,
             expiry,
             ..
         } = exchange;
@@ -257,7 +258,8 @@ impl Proxy {
         let session = settings.sessions.as_ref().map(bind).transpose();
         let session = session.map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
         // Boxed, as are the futures of its work, so that they take no room in those of ordinary requests.
-        let filter = lists_tools.then(|| Box::new(ToolFilter::new(&self.shared, &permit)));
+        let filter =
+            is_filtered.then(|| Box::new(ToolFilter::new(&self.shared, &permit, messages)));
         let traceparent = self.fresh_traceparent();
         let mut outbound = self.outbound(config, request, client, request_id, &traceparent);
         outbound.reads_answer = filter.is_some();
@@ -295,7 +297,10 @@ impl Proxy {
         bind_answer(settings, response.headers_mut(), &permit)?;
         Ok(Answer::Forwarded(match filter {
             None => response.map(body::Upstream::Pooled),
-            Some(filter) => Box::pin(filter.apply(response, expiry.map(Into::into))).await?,
+            Some(filter) => {
+                let expiry = expiry.map(Into::into);
+                Box::pin(filter.apply(response, expiry, &self.long_reads)).await?
+            }
         }))
     }
 
@@ -366,7 +371,10 @@ impl Proxy {
                     // Boxed, so that it takes no room in the futures of those whose body is not read.
                     let config = &settings.config;
                     let (room, turns) = (&self.room, &self.long_reads);
-                    Box::pin(message::read(config, request, body, client, room, turns, id)).await?
+                    Box::pin(message::read(
+                        config, request, body, client, room, turns, id,
+                    ))
+                    .await?
                 }
                 _ => Vec::new(),
             };
@@ -388,8 +396,8 @@ impl Proxy {
         } else {
             policy.matched_request(request, messages)
         };
-        exchange.lists_tools = settings.config.mcp.filter_tools
-            && tools::may_be_listed(matched.rules(), request.method(), messages);
+        exchange.is_filtered = settings.config.mcp.filter_tools
+            && tools::is_looked_at(matched.rules(), request.method());
         let decide = || matched.authorize(caller);
         let decided = self.shared.while_current(settings, decide).transpose();
         decided.map_err(Refusal::Denied)

@@ -1,4 +1,4 @@
-//! Answers that list tools, with those that their caller may call.
+//! Answers to MCP messages, made for their caller: with the tools that it may call, and to be kept by it alone.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -13,9 +13,12 @@ use http_body::{Body as _, Frame};
 use tokio::time::Instant;
 
 use super::body::Upstream;
+use super::first_sight::Overloaded;
+use super::long_reads::LongReads;
 use super::{Refusal, Shared};
 use crate::canonical::CanonicalRequest;
-use crate::mcp::{self, AnswerError, Call, Events, MAX_ANSWER_BYTES, Message};
+use crate::clock::UnixTime;
+use crate::mcp::{self, AnswerError, Call, Doubt, Events, Held, Message, View};
 use crate::policy::{Caller, Matched, Permit};
 use crate::upstream::{Failure, ResponseBody};
 
@@ -28,30 +31,32 @@ const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Whether the answer to a request may list tools: one that asks for them, or a stream on which an answer
-/// is taken up again.
-pub(super) fn may_be_listed(matched: &Matched<'_>, method: &Method, messages: &[Message]) -> bool {
-    let asks = |message: &Message| matches!(message, Message::Call(call) if call.lists_tools());
-    matched.is_gated() && (*method == Method::GET || messages.iter().any(asks))
+/// Whether the answer to a request is looked at: one to messages, or a stream on which an answer is taken up
+/// again.
+pub(super) fn is_looked_at(matched: &Matched<'_>, method: &Method) -> bool {
+    matched.is_gated() && (*method == Method::GET || *method == Method::POST)
 }
 
-/// The tools that one caller may call on one path, under the rules of the moment.
+/// What one caller may learn on one path, under the rules of the moment.
 pub(super) struct ToolFilter {
     shared: Arc<Shared>,
     request: CanonicalRequest,
     caller: Caller,
     is_stream: bool,
+    doubt: Doubt,
 }
 
 impl ToolFilter {
-    pub(super) fn new(shared: &Arc<Shared>, permit: &Permit<'_>) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, permit: &Permit<'_>, messages: &[Message]) -> Self {
+        let is_stream = *permit.request().method() == Method::GET;
         Self {
             shared: Arc::clone(shared),
             request: permit.request().clone(),
             caller: permit
                 .identity()
                 .map_or(Caller::Anonymous, |one| Caller::Verified(Arc::clone(one))),
-            is_stream: *permit.request().method() == Method::GET,
+            is_stream,
+            doubt: doubt(is_stream, messages),
         }
     }
 
@@ -67,11 +72,26 @@ impl ToolFilter {
         matched.judge(self.caller.claims()).is_ok()
     }
 
+    /// What is done with it, as of now.
+    fn with_view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let token_life = match &self.caller {
+            Caller::Anonymous => None,
+            Caller::Verified(identity) => {
+                Some(identity.token().valid_until().since(UnixTime::now()))
+            }
+        };
+        look(&View {
+            may_call: &|tool| self.permits(tool),
+            token_life,
+        })
+    }
+
     /// Filters an answer: one of JSON as a whole, an event stream event by event.
     pub(super) async fn apply(
         self,
         response: Response<ResponseBody>,
         expiry: Option<Instant>,
+        turns: &Arc<LongReads>,
     ) -> Result<Response<Upstream>, Refusal> {
         let (mut head, body) = response.into_parts();
         if body.is_end_stream() {
@@ -84,51 +104,102 @@ impl ToolFilter {
             .iter()
             .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
         let body = match kind {
-            // An error in words, or what a server shows to a browser, lists no tools.
+            // An error in words, or what a server shows to a browser, is nothing of MCP's.
             Kind::Other if self.is_stream || !head.status.is_success() => Upstream::Pooled(body),
-            Kind::Other => {
-                return Err(Refusal::Answer(AnswerError::Kind(
-                    "an answer to tools/list that is neither JSON nor an event stream",
-                )));
-            }
-            _ if coded => {
-                return Err(Refusal::Answer(AnswerError::Kind(
-                    "an answer with a Content-Encoding, where tools are filtered",
-                )));
-            }
+            Kind::Other => self.pass_or(
+                body,
+                "an answer to an MCP message that is neither JSON nor an event stream",
+            )?,
+            _ if coded => self.pass_or(
+                body,
+                "an answer with a Content-Encoding, where tools are filtered",
+            )?,
             Kind::Events => {
                 head.headers.remove(CONTENT_LENGTH);
                 Upstream::Events(Box::new(EventBody {
                     body: Some(body),
-                    events: Events::default(),
+                    events: Events::new(self.doubt),
                     filter: self,
+                    turns: Arc::clone(turns),
+                    waiting: None,
                 }))
             }
-            Kind::Json => {
-                let patience = self.shared.current().config.timeouts.response_header;
-                let deadline = Instant::now().checked_add(patience);
-                let deadline = deadline.into_iter().chain(expiry).min();
-                let whole = whole(body);
-                let whole = match deadline {
-                    None => whole.await?,
-                    Some(deadline) => tokio::time::timeout_at(deadline, whole)
-                        .await
-                        .map_err(|_| Failure::ResponseTimeout(patience))??,
-                };
-                let kept = mcp::filter_tools(&whole, &|tool| self.permits(tool));
-                Upstream::Read(Some(match kept.map_err(Refusal::Answer)? {
-                    None => whole.into(),
-                    Some(kept) => {
-                        head.headers.remove(CONTENT_LENGTH);
-                        for name in DIGESTS {
-                            head.headers.remove(name);
-                        }
-                        kept.into()
-                    }
-                }))
-            }
+            Kind::Json => self.read(&mut head.headers, body, expiry, turns).await?,
         };
         Ok(Response::from_parts(head, body))
+    }
+
+    /// What cannot be read.
+    fn pass_or(&self, body: ResponseBody, problem: &'static str) -> Result<Upstream, Refusal> {
+        match self.doubt {
+            Doubt::Pass => Ok(Upstream::Pooled(body)),
+            Doubt::Refuse => Err(Refusal::Answer(AnswerError::Kind(problem))),
+        }
+    }
+
+    /// An answer of JSON, which is held until it is whole.
+    async fn read(
+        &self,
+        headers: &mut HeaderMap,
+        mut body: ResponseBody,
+        expiry: Option<Instant>,
+        turns: &LongReads,
+    ) -> Result<Upstream, Refusal> {
+        let patience = self.shared.current().config.timeouts.response_header;
+        let deadline = Instant::now().checked_add(patience);
+        let deadline = deadline.into_iter().chain(expiry).min();
+        let mut held = Held::default();
+        let whole = collect(&mut body, &mut held);
+        let whole = match deadline {
+            None => Ok(whole.await),
+            Some(deadline) => tokio::time::timeout_at(deadline, whole).await,
+        };
+        let more = match (whole, self.doubt) {
+            (Ok(Ok(Collected::Whole)), _) => {
+                let filter = || self.filter(headers, &held);
+                let filtered = turns.in_turn(held.bytes().len(), filter).await;
+                let kept = filtered.map_err(|Overloaded| Refusal::NoRoom)??;
+                let whole = kept.unwrap_or_else(|| held.into_bytes());
+                return Ok(Upstream::Read(Some(whole.into())));
+            }
+            (Ok(Err(failure)), _) => return Err(failure.into()),
+            (Ok(Ok(Collected::TooLarge(_))), Doubt::Refuse) => {
+                return Err(Refusal::Answer(AnswerError::TooLarge));
+            }
+            (Err(_), Doubt::Refuse) => return Err(Failure::ResponseTimeout(patience).into()),
+            (Ok(Ok(Collected::TooLarge(more))), Doubt::Pass) => more,
+            (Err(_), Doubt::Pass) => Bytes::new(),
+        };
+        let begun = [held.into_bytes().into(), more];
+        Ok(Upstream::Begun(Box::new(Begun { begun, body })))
+    }
+
+    /// What an answer becomes, if it changes.
+    fn filter(&self, headers: &mut HeaderMap, held: &Held) -> Result<Option<Vec<u8>>, Refusal> {
+        let kept = self.with_view(|view| mcp::filter_answer(held.bytes(), view));
+        let kept = match (kept, self.doubt) {
+            (Ok(kept), _) => kept,
+            (Err(_), Doubt::Pass) => None,
+            (Err(error), Doubt::Refuse) => return Err(Refusal::Answer(error)),
+        };
+        if kept.is_some() {
+            headers.remove(CONTENT_LENGTH);
+            for name in DIGESTS {
+                headers.remove(name);
+            }
+        }
+        Ok(kept)
+    }
+}
+
+/// What cannot be read passes only where nothing that was asked for lists tools, or may be kept: a tool's
+/// result may be large, and is its caller's own.
+fn doubt(is_stream: bool, messages: &[Message]) -> Doubt {
+    let asks = |message: &Message| matches!(message, Message::Call(call) if call.is_cacheable());
+    if is_stream || messages.is_empty() || messages.iter().any(asks) {
+        Doubt::Refuse
+    } else {
+        Doubt::Pass
     }
 }
 
@@ -157,17 +228,53 @@ impl Kind {
     }
 }
 
-async fn whole(mut body: ResponseBody) -> Result<Vec<u8>, Refusal> {
-    let mut whole = Vec::new();
-    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame?;
-        let data = frame.data_ref().map_or(&[][..], |data| data);
-        if whole.len().saturating_add(data.len()) > MAX_ANSWER_BYTES {
-            return Err(Refusal::Answer(AnswerError::TooLarge));
+/// What has come of a body.
+enum Collected {
+    /// All of it.
+    Whole,
+    /// More than is held; this part of it is not.
+    TooLarge(Bytes),
+}
+
+async fn collect(body: &mut ResponseBody, held: &mut Held) -> Result<Collected, Failure> {
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
+        // Trailers say nothing of JSON.
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if held.push(&data).is_err() {
+            return Ok(Collected::TooLarge(data));
         }
-        whole.extend_from_slice(data);
     }
-    Ok(whole)
+    Ok(Collected::Whole)
+}
+
+/// A body that passes unread, after it was held for a while.
+pub(super) struct Begun {
+    begun: [Bytes; 2],
+    body: ResponseBody,
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Begun")
+    }
+}
+
+impl Begun {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        match self.begun.iter_mut().find(|part| !part.is_empty()) {
+            Some(part) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(part))))),
+            None => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.begun.iter().all(Bytes::is_empty) && self.body.is_end_stream()
+    }
 }
 
 /// An event stream on its way through the filter.
@@ -176,7 +283,12 @@ pub(super) struct EventBody {
     body: Option<ResponseBody>,
     events: Events,
     filter: ToolFilter,
+    turns: Arc<LongReads>,
+    /// Bytes behind which a long event may be whole, and the turn that it needs then.
+    waiting: Option<(Bytes, Turn)>,
 }
+
+type Turn = Pin<Box<dyn Future<Output = Result<(), Overloaded>> + Send>>;
 
 impl fmt::Debug for EventBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,24 +301,18 @@ impl EventBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let permitted = |tool: &str| self.filter.permits(tool);
         loop {
-            let Some(body) = &mut self.body else {
-                return Poll::Ready(None);
-            };
             let mut out = Vec::new();
-            let filtered = match ready!(Pin::new(body).poll_frame(cx)) {
+            let data = match ready!(self.poll_data(cx)) {
+                None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.events.feed(&data, &permitted, &mut out),
-                    // Trailers say nothing of an event stream.
-                    Err(_) => Ok(()),
-                },
-                None => {
-                    self.body = None;
-                    self.events.finish(&permitted, &mut out)
-                }
+                Some(Ok(data)) => data,
             };
+            let events = &mut self.events;
+            let filtered = self.filter.with_view(|view| match &data {
+                Some(data) => events.feed(data, view, &mut out),
+                None => events.finish(view, &mut out),
+            });
             if let Err(error) = filtered {
                 self.body = None;
                 return Poll::Ready(Some(Err(Failure::Unsound(error.problem()))));
@@ -217,7 +323,43 @@ impl EventBody {
         }
     }
 
+    /// More of the stream, `Some(Ok(None))` at its end, and `None` behind that.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Option<Bytes>, Failure>>> {
+        loop {
+            if let Some((data, turn)) = &mut self.waiting {
+                // With too many before it, it goes at once: nothing is gained by ending the stream.
+                _ = ready!(turn.as_mut().poll(cx));
+                let data = std::mem::take(data);
+                self.waiting = None;
+                return Poll::Ready(Some(Ok(Some(data))));
+            }
+            let Some(body) = &mut self.body else {
+                return Poll::Ready(None);
+            };
+            let data = match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => data,
+                    // Trailers say nothing of an event stream.
+                    Err(_) => continue,
+                },
+                None => {
+                    self.body = None;
+                    return Poll::Ready(Some(Ok(None)));
+                }
+            };
+            let length = self.events.size().saturating_add(data.len());
+            if !LongReads::is_long(length) || !data.iter().any(|byte| matches!(byte, b'\r' | b'\n'))
+            {
+                return Poll::Ready(Some(Ok(Some(data))));
+            }
+            let turns = Arc::clone(&self.turns);
+            let turn = async move { turns.in_turn(length, || ()).await };
+            self.waiting = Some((data, Box::pin(turn)));
+        }
+    }
+
     pub(super) const fn is_end_stream(&self) -> bool {
-        self.body.is_none()
+        self.body.is_none() && self.waiting.is_none()
     }
 }

@@ -4,6 +4,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 
 use crate::issuer::Issuer;
+use crate::issuer::tokens::now;
 use crate::resource::challenge;
 use crate::support::upstream::response;
 use crate::support::wire::chunk;
@@ -1028,20 +1029,186 @@ async fn a_caller_sees_the_tools_that_it_may_call() {
             assert_eq!(reached.head.get("range"), None);
         }
     }
-    // What is no list of tools passes as it is, and so does another request's answer.
-    let other = proxy
-        .send(
-            &older(&calling("read"))
-                .header("Accept-Encoding", "gzip")
-                .bearer(&token(&issuer, "call")),
-        )
-        .await;
-    assert_eq!(other.text(), TOOLS);
-    assert_eq!(other.header("etag"), Some("\"1\""));
-    assert_eq!(
-        upstream.next().await.head.get("accept-encoding"),
-        Some("gzip")
+    // Whatever was asked for, as far as anybody knows.
+    let other = older(&calling("read")).header("Accept-Encoding", "gzip");
+    let other = other.bearer(&token(&issuer, "call"));
+    assert_eq!(proxy.send(&other).await.text(), CALLABLE);
+    let reached = upstream.next().await;
+    assert_eq!(reached.head.all("accept-encoding"), ["identity"]);
+}
+
+/// What a server says of how long, and for whom, an answer may be kept.
+fn hinted(result: &str, time: &str, scope: &str) -> String {
+    format!(
+        r#"{{"jsonrpc":"2.0","id":1,"result":{{{result}"ttlMs":{time},"cacheScope":{scope}}}}}"#
+    )
+}
+
+/// The time that an answer may be kept, if everything else is as expected.
+fn time_kept(text: &str, result: &str) -> Option<i64> {
+    let found: Value = serde_json::from_str(text).ok()?;
+    let time = found["result"]["ttlMs"].as_i64()?;
+    (text == hinted(result, &time.to_string(), "\"private\"")).then_some(time)
+}
+
+#[tokio::test]
+async fn what_may_be_kept_is_kept_by_its_caller_for_the_life_of_its_token() {
+    const OF_OTHERS: &str =
+        r#""content":[],"structuredContent":{"cacheScope":"public","ttlMs":86400000},"#;
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| {
+        let answer = hinted(OF_OTHERS, "86400000", "\"public\"");
+        if head.get("x-case") == Some("events") {
+            let kind = [("Content-Type", "text/event-stream")];
+            let event = format!("id: 1\ndata: {answer}\n\n");
+            return Reply::Bytes(response("200 OK", &kind, &event));
+        }
+        json_answer(&[("ETag", "\"1\"")], &answer)
+    });
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let end = now() + 1000;
+    let caller = issuer.user("auth0|alice").claim("scope", "call");
+    let caller = caller.claim("exp", end).mint();
+    let mut findings = Findings::default();
+    for (method, params) in [
+        ("tools/list", json!({})),
+        ("prompts/list", json!({})),
+        ("resources/list", json!({})),
+        ("resources/templates/list", json!({})),
+        ("server/discover", json!({})),
+        ("resources/read", json!({ "uri": "file:///a" })),
+        ("Tools/List", json!({})),
+        // No result of these is kept, and what is there all the same says so.
+        ("tools/call", json!({ "name": "read" })),
+        ("ping", json!({})),
+    ] {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        for case in ["json", "events"] {
+            let request = older(&body.to_string()).header("X-Case", case);
+            let latest = (end - now()) * 1000;
+            let found = proxy.send(&request.bearer(&caller)).await;
+            let earliest = (end - now() - 1) * 1000;
+            let text = found.text();
+            let text = match text
+                .strip_prefix("data: ")
+                .or(text.strip_prefix("id: 1\ndata: "))
+            {
+                Some(event) => event.lines().next().unwrap_or_default(),
+                None => &text,
+            };
+            let time = time_kept(text, OF_OTHERS);
+            let is_left = time.is_some_and(|time| (earliest..=latest).contains(&time));
+            findings.check(&format!("{method} {case}"), is_left, || {
+                format!("not within {earliest}..={latest}: {}", found.text())
+            });
+            findings.check(method, found.header("etag").is_none(), || {
+                "an ETag".to_owned()
+            });
+        }
+    }
+    findings.assert_none();
+}
+
+#[tokio::test]
+async fn each_event_is_kept_for_what_is_left_of_the_token_then() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| Reply::events());
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let end = now() + 1000;
+    let caller = issuer.user("auth0|alice").claim("exp", end).mint();
+    let mut client = Request::get("/mcp").bearer(&caller).open(proxy.data).await;
+    let exchange = upstream.next().await;
+    client.head().await;
+    let mut last = i64::MAX;
+    // Until a second is over, however many events it takes.
+    let begun = now();
+    while now() <= begun + 1 {
+        exchange.send(&format!(
+            "data: {}\n\n",
+            hinted("", "86400000", "\"public\"")
+        ));
+        let latest = (end - now()) * 1000;
+        let mut found = client.data().await;
+        while !found.ends_with("\n\n") {
+            found += &client.data().await;
+        }
+        let text = found.strip_prefix("data: ").expect(&found).trim_end();
+        let time = time_kept(text, "").expect(text);
+        let earliest = (end - now() - 1) * 1000;
+        assert!((earliest..=latest.min(last)).contains(&time), "{time}");
+        last = time;
+    }
+    assert!(last < 1_000_000);
+}
+
+#[tokio::test]
+async fn a_caller_without_a_token_keeps_what_it_gets_for_itself() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|_| json_answer(&[], &hinted("", "86400000", "\"public\"")));
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let list = Request::post("/open", LIST).header("Content-Type", "application/json");
+    let found = proxy.send(&list).await;
+    assert_eq!(found.text(), hinted("", "86400000", "\"private\""));
+    // With one it counts there too.
+    let caller = issuer.user("auth0|alice").claim("exp", now() + 1000).mint();
+    let found = proxy.send(&list.bearer(&caller)).await;
+    assert!(time_kept(&found.text(), "").is_some_and(|time| time <= 1_000_000));
+}
+
+#[tokio::test]
+async fn an_answer_that_has_no_lists_passes_even_if_it_cannot_be_read() {
+    let issuer = Issuer::start();
+    let long = format!(
+        r#"{{"jsonrpc":"2.0","id":7,"result":{{"text":"{}"}}}}"#,
+        "x".repeat(5 << 20)
     );
+    let answers = vec![
+        (
+            "twice",
+            "application/json",
+            r#"{"result":{"a":1,"a":2}}"#.to_owned(),
+        ),
+        (
+            "half",
+            "application/json",
+            r#"{"result":{"tools":["#.to_owned(),
+        ),
+        ("long", "application/json", long.clone()),
+        ("text", "text/plain", "hello".to_owned()),
+        ("gzip", "application/json", "not JSON".to_owned()),
+        (
+            "events",
+            "text/event-stream",
+            format!("data: {long}\n\ndata: [DONE]\n\ndata: {{}}\n\n"),
+        ),
+    ];
+    let served = answers.clone();
+    let upstream = Upstream::start(move |head| {
+        let case = head.get("x-case").unwrap_or_default();
+        let (_, kind, text) = served.iter().find(|(name, ..)| *name == case).expect(case);
+        let mut fields = vec![("Content-Type", *kind), ("ETag", "\"1\"")];
+        if case == "gzip" {
+            fields.push(("Content-Encoding", "gzip"));
+        }
+        Reply::Bytes(response("200 OK", &fields, text))
+    });
+    let proxy = start(&issuer, &upstream, FILTER).await;
+    let caller = token(&issuer, "call");
+    let mut findings = Findings::default();
+    for (case, _, text) in &answers {
+        let call = older(&calling("read"))
+            .header("X-Case", case)
+            .bearer(&caller);
+        let found = proxy.send(&call).await;
+        let is_same = found.status() == 200 && found.text() == *text;
+        let shown = || format!("{:?}, {} bytes", found.head, found.body.len());
+        findings.check(
+            case,
+            is_same && found.header("etag") == Some("\"1\""),
+            shown,
+        );
+    }
+    findings.assert_none();
 }
 
 /// What one process may take, as `limits.memory` of config/kubernetes.yaml says.
@@ -1551,7 +1718,7 @@ async fn messages_over_http_2_are_read_too() {
     };
     for (body, status, text) in [
         (LIST.to_owned(), 200, CALLABLE),
-        (calling("read"), 200, TOOLS),
+        (calling("read"), 200, CALLABLE),
         (calling("run_shell"), 403, "rule_denied"),
         (String::new(), 400, "mcp_unreadable"),
     ] {
