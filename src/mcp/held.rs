@@ -1,5 +1,7 @@
 //! What is held of an answer until it can be read.
 
+use std::fmt;
+
 use super::error::AnswerError;
 
 /// How much of one answer, or of one event, is held. Servers with hundreds of tools list them in pages far
@@ -7,7 +9,7 @@ use super::error::AnswerError;
 pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
 /// The bytes of one answer, or of one event. They grow in [`Held::push`] and nowhere else.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Held {
     bytes: Vec<u8>,
 }
@@ -51,6 +53,13 @@ impl Held {
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+}
+
+/// Shows how much is held and not what.
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({} bytes)", self.bytes.len())
     }
 }
 
