@@ -147,24 +147,27 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let mut signals = Signals::install()?;
     let hangup = signal(SignalKind::hangup())?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
+    let container = container::limits();
+    let budgets = Budgets::new(sizes(&container, &config));
     let connector = Connector::new(
         &config.upstream,
         config.upstream_protocol,
         config.timeouts.connect,
     )
-    .map_err(AppError::Upstream)?;
+    .map_err(AppError::Upstream)?
+    .within(&budgets.buffers);
     let data = bind("listen", config.listen)?;
     let admin = config
         .admin
         .map(|address| bind("admin", address))
         .transpose()?;
 
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new().with_budgets(&budgets));
     let runtimes = Arc::new(Mutex::new(Vec::new()));
     let (phase, watched_phase) = watch::channel(Phase::Serving);
-    let budgets = budgets(&config);
-    let slots = Slots::new(budgets.sizes.client_connections);
+    let slots = Slots::new(&budgets);
     announce(&config, &roots, &data, admin.as_ref())?;
+    announce_budgets(&container, &budgets.sizes);
     logging::tell(&[], &secret_files::exposed(&config));
     let keys = KeptKeys::start(&config, &roots, &metrics).map_err(AppError::Keys)?;
     let workers = config.workers.get();
@@ -173,8 +176,9 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     source.watch(&config);
     let nonces = nonce_key::load(&config, None).map_err(AppError::NonceKey)?;
     let sessions = config.mcp.sessions.load().map_err(AppError::Sessions)?;
-    let settings =
-        Settings::new(config, Arc::clone(&keys.store), connector, nonces).with_sessions(sessions);
+    let settings = Settings::new(config, Arc::clone(&keys.store), connector, nonces)
+        .with_sessions(sessions)
+        .within(&budgets.sizes);
     let shared = Arc::new(Shared::new(settings, Arc::clone(&metrics)).with_budgets(budgets));
     let mut tasks = JoinSet::new();
     if let Some(admin) = admin {
@@ -332,39 +336,48 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, AppError>
     })
 }
 
-/// The budgets that the container allows. Without a bound on connections, accepted clients would leave no
-/// descriptor for the upstream that answers them, and no memory for their requests.
-fn budgets(config: &Config) -> Budgets {
-    let container = container::limits();
+/// How large the budgets are that the container allows. Without a bound on connections, accepted clients
+/// would leave no descriptor for the upstream that answers them, and no memory for their requests.
+fn sizes(container: &Container, config: &Config) -> Sizes {
     let wanted = config.limits.connections;
-    let sizes = Sizes::within(&container, config.workers.get(), wanted);
+    let within = |container: &Container| Sizes::within(container, config.workers.get(), wanted);
+    let sizes = within(container);
     let connections = sizes.client_connections;
     if connections < wanted {
-        let Container {
-            memory,
-            descriptors,
-        } = container;
-        let memory = memory.map(|limit| limit.bytes);
-        let message = "limits.connections is more than the limits of open files (ulimit -n, LimitNOFILE=) and memory allow; fewer connections are accepted at a time";
-        if connections < FEW_CONNECTIONS {
-            tracing::warn!(
-                wanted,
-                connections,
-                open_files = descriptors,
-                memory,
-                message
-            );
+        let open_files = container.descriptors;
+        let memory = container.memory.map(|limit| limit.bytes);
+        let message = "limits.connections is more than the limits of open files (ulimit -n, LimitNOFILE=) and of memory allow; fewer connections are accepted at a time";
+        // A container with little memory is meant to be small.
+        let by_files = within(&Container {
+            memory: None,
+            ..*container
+        });
+        if by_files.client_connections < wanted.min(FEW_CONNECTIONS) {
+            tracing::warn!(wanted, connections, open_files, memory, message);
         } else {
-            tracing::info!(
-                wanted,
-                connections,
-                open_files = descriptors,
-                memory,
-                message
-            );
+            tracing::info!(wanted, connections, open_files, memory, message);
         }
     }
-    Budgets::new(sizes)
+    sizes
+}
+
+fn announce_budgets(container: &Container, sizes: &Sizes) {
+    tracing::info!(
+        memory = container.memory.map(|limit| limit.bytes),
+        memory_limit_by = container
+            .memory
+            .map(|limit| tracing::field::display(limit.source)),
+        open_files = container.descriptors,
+        connections = sizes.client_connections,
+        upstream_connections = sizes.upstream_connections,
+        head_bytes = sizes.head_bytes,
+        message_bytes = sizes.message_bytes,
+        answer_bytes = sizes.answer_bytes,
+        buffer_bytes = sizes.buffer_bytes,
+        token_cache_bytes = sizes.token_cache_bytes,
+        replay_entries = sizes.replay_entries,
+        "budgets"
+    );
 }
 
 fn announce(

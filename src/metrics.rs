@@ -9,14 +9,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Method;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::budget::{Budget, Budgets};
 use crate::clock::UnixTime;
 
 /// From a refusal without I/O to an agent that thinks for minutes, in seconds.
@@ -230,6 +234,14 @@ impl Metrics {
         metrics.register();
         metrics.begin_at_zero();
         metrics
+    }
+
+    /// The same with what is held and refused of these budgets.
+    #[must_use]
+    pub fn with_budgets(mut self, budgets: &Budgets) -> Self {
+        let collector = BudgetMetrics(budgets.clone());
+        self.registry.register_collector(Box::new(collector));
+        self
     }
 
     /// What is there from the start can be seen to increase for the first time. The labels of requests
@@ -458,6 +470,58 @@ impl Metrics {
     }
 }
 
+/// Looks at the budgets when somebody asks for the metrics.
+#[derive(Debug)]
+struct BudgetMetrics(Budgets);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BudgetLabels {
+    budget: &'static str,
+}
+
+impl BudgetMetrics {
+    fn encode_each<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        of: impl Fn(&Budget) -> M,
+    ) -> fmt::Result {
+        let budgets = self.0.all();
+        let Some(kind) = budgets.first().map(|budget| of(budget).metric_type()) else {
+            return Ok(());
+        };
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for budget in budgets {
+            let labels = BudgetLabels {
+                budget: budget.name(),
+            };
+            of(budget).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for BudgetMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let amount = |amount| ConstGauge::new(i64::try_from(amount).unwrap_or(i64::MAX));
+        let used = ("budget_used", "What is held of a budget of the process");
+        self.encode_each(&mut encoder, used, |budget| amount(budget.used()))?;
+        let capacity = ("budget_capacity", "The most that is held of it");
+        self.encode_each(&mut encoder, capacity, |budget| amount(budget.capacity()))?;
+        let refused = ("budget_refused", "How often more of it was refused");
+        self.encode_each(&mut encoder, refused, |budget| {
+            ConstCounter::new(budget.refused())
+        })?;
+        let evicted = (
+            "budget_evicted",
+            "Connections that were ended to make room in it",
+        );
+        self.encode_each(&mut encoder, evicted, |budget| {
+            ConstCounter::new(budget.evicted())
+        })
+    }
+}
+
 /// Strangers choose methods; the label has these only.
 fn method_class(method: Option<&Method>) -> &'static str {
     const KNOWN: [(Method, &str); 7] = [
@@ -481,6 +545,7 @@ fn method_class(method: Option<&Method>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::{Finished, Metrics, StreamKind, UnixTime, Vitals, method_class};
+    use crate::budget::Budgets;
     use http::Method;
     use std::sync::Arc;
     use std::time::Duration;
@@ -527,6 +592,28 @@ mod tests {
     }
 
     #[test]
+    fn budgets_are_looked_at_when_they_are_asked_for() {
+        let budgets = Budgets::default();
+        let metrics = Metrics::new().with_budgets(&budgets);
+        let mut lease = budgets.heads.lease([]);
+        lease.grow(70_000).expect("it fits");
+        _ = lease.grow(usize::MAX);
+        budgets.heads.on_evicted(3);
+        let text = metrics.render(Vitals::default());
+        for line in [
+            "# TYPE authgate_budget_used gauge",
+            "authgate_budget_used{budget=\"head_bytes\"} 70000",
+            "authgate_budget_used{budget=\"buffer_bytes\"} 0",
+            "authgate_budget_capacity{budget=\"head_bytes\"} 67108864",
+            "authgate_budget_refused_total{budget=\"head_bytes\"} 1",
+            "authgate_budget_evicted_total{budget=\"head_bytes\"} 3",
+            "authgate_budget_evicted_total{budget=\"connections\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
     fn counters_begin_at_zero_and_issuers_go() {
         let metrics = Metrics::new();
         let issuer = "https://a.example/";
@@ -560,7 +647,7 @@ mod tests {
     #[test]
     fn every_metric_stands_in_the_readme() {
         let readme = include_str!("../README.md");
-        let metrics = Metrics::new();
+        let metrics = Metrics::new().with_budgets(&Budgets::default());
         metrics.on_begin();
         metrics.on_first_byte(Duration::ZERO);
         metrics.on_stream_begin(StreamKind::Grpc);
@@ -591,7 +678,7 @@ mod tests {
             );
             count += 1;
         }
-        assert_eq!(count, 16);
+        assert_eq!(count, 20);
     }
 
     #[test]

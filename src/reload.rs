@@ -99,11 +99,8 @@ pub fn connection_settings(config: &Config) -> Result<Arc<ConnectionSettings>, C
         idle_timeout: config.timeouts.idle,
         max_header_bytes: config.limits.header_bytes,
         max_headers: config.limits.headers,
-        proxy_protocol_peers: if config.proxy_protocol {
-            config.trusted_proxies.clone()
-        } else {
-            Vec::new()
-        },
+        trusted_proxies: config.trusted_proxies.clone(),
+        proxy_protocol: config.proxy_protocol,
     }))
 }
 
@@ -180,7 +177,8 @@ impl Reloader {
             &config.upstream,
             config.upstream_protocol,
             config.timeouts.connect,
-        )?;
+        )?
+        .within(&self.shared.budgets.buffers);
         let connections = connection_settings(&config)?;
         let sessions = config.mcp.sessions.load()?;
         let previous = current.nonces.as_ref();

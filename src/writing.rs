@@ -1,12 +1,30 @@
-//! Small writes in one piece.
+//! Small writes in one piece, and how much of large ones waits in the kernel.
 //!
 //! hyper writes a head and a body as two pieces of one call. The kernel takes longer to gather them than
 //! it takes to copy some hundred bytes beforehand, and longer even for a single piece that is written so.
 
 use std::io::IoSlice;
 
+use socket2::SockRef;
+
 /// How much is copied at most, which is most heads with a small body. It lies on the stack.
 const MAX_COPIED: usize = 1024;
+
+/// What may wait in the kernel until a peer that is slow has room for it. Without a bound that is megabytes
+/// for each connection, which count in the control group of the process.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
+
+/// Bounds what was written and not sent. What is on its way over the network is not meant. Where the kernel
+/// does not know the option, more waits there.
+pub(crate) fn hold_little_unsent(socket: &SockRef<'_>) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+        tracing::debug!(%error, "cannot bound what waits to be sent");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+}
 
 /// Where pieces are put together.
 pub(crate) struct Space([u8; MAX_COPIED]);

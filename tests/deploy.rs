@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use authgate::budget::Budgets;
 use authgate::clock::UnixTime;
 use authgate::metrics::{Finished, Metrics, StreamKind, Vitals};
 use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
@@ -317,7 +318,7 @@ fn the_image_says_how_it_is() {
 
 /// Every metric that there is with the names of its labels, from what the program renders.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let metrics = Metrics::new();
+    let metrics = Metrics::new().with_budgets(&Budgets::default());
     metrics.on_begin();
     metrics.on_first_byte(Duration::ZERO);
     metrics.on_stream_begin(StreamKind::Grpc);
@@ -507,7 +508,7 @@ fn the_alerts_ask_for_what_there_is() {
             }
         }
     }
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 9);
 }
 
 /// The steps of all jobs of a workflow, and that nothing in it may do more than it needs.

@@ -11,7 +11,6 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("clock", &[], &[]),
     ("random", &[], &[]),
     ("secret", &[], &[]),
-    ("writing", &[], &[]),
     ("claims", &[], &["serde_json"]),
     (
         "jose",
@@ -75,6 +74,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ),
     // I/O.
     ("certificate", &[], &["rustls"]),
+    ("writing", &[], &["socket2", "tracing"]),
     ("container", &["budget"], &["rustix"]),
     ("resolve", &[], &["tokio"]),
     ("listening", &[], &[]),

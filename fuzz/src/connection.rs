@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use authgate::budget::Budgets;
 use authgate::canonical::Readings;
 use authgate::config::{Config, Environment, Overrides, load_text};
 use authgate::keys::{Fetcher, KeyStore};
@@ -488,14 +489,16 @@ async fn converse(flags: u8, sent: &[Act], answers: Answers) -> Observed {
         idle_timeout: NEVER,
         max_header_bytes: config.limits.header_bytes,
         max_headers: config.limits.headers,
-        proxy_protocol_peers: config.trusted_proxies.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        proxy_protocol: true,
         tls: None,
     });
     let rules = Settings::new(config, Arc::clone(&world.keys), connector, None);
     let shared = Arc::new(Shared::new(rules, Arc::new(Metrics::new())));
     let proxy = Arc::new(Proxy::new(shared));
     let (_phase, phase) = watch::channel(Phase::Serving);
-    let slot = Slots::new(1).vacancy().await.expect("a slot").take();
+    let slots = Slots::new(&Budgets::default());
+    let slot = slots.slot().await.expect("a slot");
     let address: IpAddr = if flags & IS_TRUSTED != 0 {
         IpAddr::from([10, 0, 0, 9])
     } else {

@@ -210,6 +210,12 @@ impl Budget {
         self.0.one_share
     }
 
+    /// Counts a refusal that was decided on by other means than [`Lease::grow`].
+    #[must_use]
+    pub fn refuse_capacity(&self) -> Exhausted {
+        self.refuse(Bound::Capacity)
+    }
+
     fn refuse(&self, bound: Bound) -> Exhausted {
         self.0.refused.fetch_add(1, Ordering::Relaxed);
         Exhausted {

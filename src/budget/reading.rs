@@ -42,13 +42,15 @@ impl Reading {
         let beyond = space.saturating_sub(FIRST_BUFFER);
         let doubled = space.saturating_mul(2).min(self.most.max(space));
         let ahead = doubled.saturating_sub(FIRST_BUFFER);
+        if beyond == 0 {
+            self.hold(0);
+            // What is not filled does not grow.
+            let less = usize::from(budget.is_short());
+            return space.saturating_sub(less).max(1);
+        }
         if budget.is_short() {
             self.hold(beyond);
             return space.min(SMALL_READ);
-        }
-        if beyond == 0 {
-            self.hold(0);
-            return space;
         }
         if self.hold(ahead) {
             return space;
@@ -109,16 +111,17 @@ mod tests {
         let mut reading = Reading::new(&budget, 256 * KIB);
         assert_eq!(reading.allow(&budget, 32 * KIB), 32 * KIB);
         let mut others = budget.lease([]);
-        for (space, held) in [
-            (64 * KIB, 56 * KIB),
-            (32 * KIB, 24 * KIB),
-            (16 * KIB, 8 * KIB),
-            (FIRST_BUFFER, 0),
+        for (space, allowed, held) in [
+            (64 * KIB, SMALL_READ, 56 * KIB),
+            (32 * KIB, SMALL_READ, 24 * KIB),
+            (16 * KIB, SMALL_READ, 8 * KIB),
+            (FIRST_BUFFER, FIRST_BUFFER - 1, 0),
+            (1, 1, 0),
         ] {
             others
                 .grow(budget.capacity() - budget.used())
                 .expect("it fits");
-            assert_eq!(reading.allow(&budget, space), SMALL_READ, "{space}");
+            assert_eq!(reading.allow(&budget, space), allowed, "{space}");
             assert_eq!(reading.held(), held, "{space}");
         }
         drop(others);

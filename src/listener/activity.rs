@@ -1,19 +1,25 @@
 //! What a connection is doing, so that its patience can be measured.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
+use super::connections::{Connections, Need};
 use super::length_follower::LengthFollower;
+use super::slots::Place;
 use super::{Answering, Client, ConnectionSettings, Handler, Standing};
+use crate::budget::{Budget, Exhausted, FIRST_BUFFER, Flow, Lease, Share};
 use crate::clock::after;
 
 /// Written by the connection's I/O and its requests, read by whoever moves it along. Times are
@@ -50,6 +56,35 @@ pub(super) struct Activity {
     has_interim: AtomicBool,
     /// Held by one request of the connection at a time.
     pub(super) standing: tokio::sync::Mutex<Standing>,
+    connections: Arc<Connections>,
+    /// Whether, and why, the connection is asked to go.
+    asked_to_go: AtomicU8,
+    asking: Notify,
+    /// Whether it is kept only to say its last words.
+    is_in_farewell: AtomicBool,
+    /// Bytes that are leased for the head that arrives, and for the buffer that bodies are read into.
+    held_head: AtomicUsize,
+    held_buffer: AtomicUsize,
+    /// Whether its head waits for bytes.
+    waits_for_head: AtomicBool,
+}
+
+/// Values of [`Activity::asked_to_go`].
+const NOT_ASKED: u8 = 0;
+const ASKED_FOR_PLACE: u8 = 1;
+const ASKED_FOR_HEAD: u8 = 2;
+/// Nobody is there who could be asked.
+const GONE: u8 = 3;
+
+/// What a connection can be interrupted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// A request runs, or its answer is not on the wire yet.
+    Requests,
+    /// A head has begun and is not complete.
+    Head,
+    /// Nothing.
+    Nothing,
 }
 
 const NO_HEAD: u64 = u64::MAX;
@@ -61,8 +96,15 @@ const NO_TURN: u64 = u64::MAX;
 const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(connections: &Arc<Connections>) -> Self {
         Self {
+            connections: Arc::clone(connections),
+            asked_to_go: AtomicU8::new(NOT_ASKED),
+            asking: Notify::new(),
+            is_in_farewell: AtomicBool::new(false),
+            held_head: AtomicUsize::new(0),
+            held_buffer: AtomicUsize::new(0),
+            waits_for_head: AtomicBool::new(false),
             began: Instant::now(),
             turn: AtomicU64::new(NO_TURN),
             running: AtomicUsize::new(0),
@@ -116,8 +158,8 @@ impl Activity {
         }
     }
 
-    /// Bytes of HTTP/1 arrived. Between requests they begin a head.
-    pub(super) fn on_read(&self, bytes: &[u8]) {
+    /// Bytes of HTTP/1 arrived. Between requests they begin a head; answers whether they belong to one.
+    pub(super) fn on_read(&self, bytes: &[u8]) -> bool {
         let in_request = self.running.load(Ordering::Relaxed) > 0;
         // A body that was not read is over with its answer: hyper has thrown it away, or ends the connection.
         if !in_request && !self.switched.load(Ordering::Relaxed) {
@@ -125,7 +167,7 @@ impl Activity {
         }
         // What follows a body that nobody read may still be that body.
         if in_request || self.body_open.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         if self.head_began.load(Ordering::Relaxed) == NO_HEAD {
             self.head_began.store(self.now(), Ordering::Relaxed);
@@ -144,6 +186,7 @@ impl Activity {
                 self.in_first_line.store(false, Ordering::Relaxed);
             }
         }
+        true
     }
 
     /// Bytes of HTTP/1 are about to be read.
@@ -176,16 +219,135 @@ impl Activity {
         self.body_open.load(Ordering::Relaxed)
     }
 
+    /// What the connection is doing, as far as it is known.
+    pub(super) fn doing(&self) -> Doing {
+        let is_busy = self.running.load(Ordering::Relaxed) > 0
+            || self.switched.load(Ordering::Relaxed)
+            || !self.between_requests.load(Ordering::Relaxed);
+        if is_busy {
+            Doing::Requests
+        } else if self.is_in_head() || self.http2_head_is_open.load(Ordering::Relaxed) {
+            Doing::Head
+        } else {
+            Doing::Nothing
+        }
+    }
+
+    /// Since when the connection has done nothing that anybody waits for: since its last answer, since the
+    /// head that is still incomplete began, or since its own beginning. `None` while it is of use, and when
+    /// it was asked to go already.
+    pub(super) fn inactive_since(&self) -> Option<Instant> {
+        if self.asked_to_go.load(Ordering::Relaxed) != NOT_ASKED {
+            return None;
+        }
+        if self.is_in_farewell.load(Ordering::Relaxed) {
+            return Some(self.began);
+        }
+        if self.doing() == Doing::Requests {
+            return None;
+        }
+        Some(if self.head_began.load(Ordering::Relaxed) == NO_HEAD {
+            self.at(&self.last_end)
+        } else {
+            self.at(&self.head_began)
+        })
+    }
+
+    pub(super) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    pub(super) fn buffers(&self) -> &Budget {
+        &self.connections.budgets.buffers
+    }
+
+    /// Asks the connection to go as soon as it can; false when it was asked before.
+    pub(super) fn request_to_go(&self, need: Need) -> bool {
+        let asked = match need {
+            Need::Place => ASKED_FOR_PLACE,
+            Need::Head => ASKED_FOR_HEAD,
+        };
+        let is_new = self
+            .asked_to_go
+            .compare_exchange(NOT_ASKED, asked, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok();
+        if is_new {
+            self.asking.notify_one();
+        }
+        is_new
+    }
+
+    /// Whether the connection is asked to go.
+    pub(super) fn is_asked_to_go(&self) -> bool {
+        self.asked_to_go.load(Ordering::Relaxed) != NOT_ASKED
+    }
+
+    /// Ready when the connection is asked to go.
+    pub(super) fn asked_to_go(&self) -> Notified<'_> {
+        self.asking.notified()
+    }
+
+    /// The connection stays, because a request has come or it has still something to say.
+    pub(super) fn stay(&self) {
+        self.answer_request_to_go(NOT_ASKED);
+    }
+
+    /// The connection has gone.
+    pub(super) fn go(&self) {
+        self.answer_request_to_go(GONE);
+    }
+
+    fn answer_request_to_go(&self, state: u8) {
+        match self.asked_to_go.swap(state, Ordering::Relaxed) {
+            ASKED_FOR_PLACE => self.connections.on_answer(Need::Place),
+            ASKED_FOR_HEAD => self.connections.on_answer(Need::Head),
+            _ => {}
+        }
+    }
+
+    /// Nothing but last words is left of the connection.
+    pub(super) fn on_farewell(&self) {
+        self.is_in_farewell.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn held_head(&self) -> usize {
+        self.held_head.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold_head(&self, bytes: usize) {
+        self.held_head.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn held_buffer(&self) -> usize {
+        self.held_buffer.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold_buffer(&self, bytes: usize) {
+        self.held_buffer.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the connection was not waiting for bytes of its head already.
+    pub(super) fn begin_wait(&self) -> bool {
+        !self.waits_for_head.swap(true, Ordering::SeqCst)
+    }
+
+    pub(super) fn end_wait(&self) {
+        self.waits_for_head.store(false, Ordering::SeqCst);
+    }
+
     /// The connection belongs to a tunnel from here on.
     fn on_switched(&self) {
         self.switched.store(true, Ordering::Relaxed);
     }
 
-    /// Everything that was written is on the wire.
-    pub(super) fn on_flushed(&self) {
-        if self.running.load(Ordering::Relaxed) == 0 && !self.switched.load(Ordering::Relaxed) {
+    /// Everything that was written is on the wire; answers whether no request runs any more.
+    pub(super) fn on_flushed(&self) -> bool {
+        let is_over =
+            self.running.load(Ordering::Relaxed) == 0 && !self.switched.load(Ordering::Relaxed);
+        if is_over {
             self.between_requests.store(true, Ordering::Relaxed);
         }
+        is_over
     }
 
     /// Leaves an interim answer for the next flush.
@@ -224,7 +386,7 @@ impl Activity {
         self.running.load(Ordering::Relaxed) > 0 && !self.body_open.load(Ordering::Relaxed)
     }
 
-    fn on_request(&self, has_body: bool) {
+    pub(super) fn on_request(&self, has_body: bool) {
         self.body_open.store(has_body, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
         self.head_began.store(NO_HEAD, Ordering::Relaxed);
@@ -233,7 +395,7 @@ impl Activity {
         self.between_requests.store(false, Ordering::Relaxed);
     }
 
-    fn on_response_end(&self) {
+    pub(super) fn on_response_end(&self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
         self.last_end.store(self.now(), Ordering::Relaxed);
     }
@@ -285,11 +447,40 @@ impl Activity {
 pub(super) struct Counted<H> {
     handler: H,
     client: Client,
+    /// What the heads of the connection's requests hold together, over HTTP/2.
+    heads: Option<Share>,
 }
 
 impl<H> Counted<H> {
-    pub(super) const fn new(handler: H, client: Client) -> Self {
-        Self { handler, client }
+    pub(super) fn new(handler: H, client: Client, is_http2: bool) -> Self {
+        Self {
+            handler,
+            client,
+            heads: is_http2.then(Share::new),
+        }
+    }
+
+    /// What a request over HTTP/2 takes beside what its connection has: over HTTP/1 there is one at a time,
+    /// and its head is accounted for where it is read.
+    fn admit(&self, request: &Request<Incoming>) -> Result<Option<Admission>, Exhausted> {
+        let Some(share) = &self.heads else {
+            return Ok(None);
+        };
+        let activity = &self.client.0.activity;
+        let is_first = activity.running.load(Ordering::Relaxed) == 0;
+        let bytes = head_bytes(request).saturating_sub(FIRST_BUFFER);
+        if is_first && bytes == 0 {
+            return Ok(None);
+        }
+        let place = if is_first {
+            None
+        } else {
+            Some(self.client.0.slot.place_for_stream()?)
+        };
+        let share = self.client.has_share().then(|| share.clone());
+        let mut head = activity.connections.budgets.heads.lease(share);
+        head.grow(bytes)?;
+        Ok(Some(Admission(Box::new((place, head)))))
     }
 
     /// Puts back the `Content-Length` that hyper has taken out of a head with `Transfer-Encoding`, so that what
@@ -302,6 +493,24 @@ impl<H> Counted<H> {
     }
 }
 
+/// What the fields of a head take, with the map that they are in.
+fn head_bytes(request: &Request<Incoming>) -> usize {
+    /// A field's place in the map (RFC 9113 §6.5.2 counts half of it).
+    const FIELD: usize = 64;
+    let fields = request.headers().iter();
+    let fields = fields.map(|(name, value)| {
+        let text = name.as_str().len().saturating_add(value.len());
+        text.saturating_add(FIELD)
+    });
+    let target = request.uri().path_and_query();
+    target
+        .map_or(0, |target| target.as_str().len())
+        .saturating_add(fields.fold(0, usize::saturating_add))
+}
+
+/// What a request over HTTP/2 holds as long as it runs. Boxed, since most hold nothing.
+struct Admission(#[expect(dead_code, reason = "held, not read")] Box<(Option<Place>, Lease)>);
+
 impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
     type Response = Response<CountedBody<H::Body>>;
     type Error = std::convert::Infallible;
@@ -312,9 +521,18 @@ impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
         if has_body {
             self.restore_length(&mut request);
         }
-        let running = Running::new(Arc::clone(&self.client.0.activity), has_body);
+        let (admission, refused) = match self.admit(&request) {
+            Ok(admission) => (admission, None),
+            Err(why) => (None, Some(why)),
+        };
+        let activity = Arc::clone(&self.client.0.activity);
+        let running = Running::new(activity, has_body, admission);
+        let client = self.client.clone();
         CountedAnswer {
-            answer: self.handler.answer(request, self.client.clone()),
+            answer: match refused {
+                None => self.handler.answer(request, client),
+                Some(why) => self.handler.refuse(request, client, why),
+            },
             running: Some(running),
         }
     }
@@ -336,24 +554,30 @@ impl<B> Future for CountedAnswer<B> {
             return Poll::Pending;
         };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            running.0.on_switched();
+            running.activity.on_switched();
         }
         Poll::Ready(Ok(response.map(|body| CountedBody::new(body, running))))
     }
 }
 
-struct Running(Arc<Activity>);
+struct Running {
+    activity: Arc<Activity>,
+    _admission: Option<Admission>,
+}
 
 impl Running {
-    fn new(activity: Arc<Activity>, has_body: bool) -> Self {
+    fn new(activity: Arc<Activity>, has_body: bool, admission: Option<Admission>) -> Self {
         activity.on_request(has_body);
-        Self(activity)
+        Self {
+            activity,
+            _admission: admission,
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.on_response_end();
+        self.activity.on_response_end();
     }
 }
 
@@ -363,45 +587,72 @@ pub(super) struct CountedBody<B> {
     body: B,
     running: Running,
     owed: bool,
+    /// What hyper has of it and the client has not, once there is a large piece.
+    flow: Option<Flow>,
 }
 
 impl<B> CountedBody<B> {
     fn new(body: B, running: Running) -> Self {
-        running.0.on_owed();
+        running.activity.on_owed();
         Self {
             body,
             running,
             owed: true,
+            flow: None,
         }
     }
+}
+
+impl<B> CountedBody<B> {
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        let buffers = self.running.activity.buffers();
+        self.flow
+            .get_or_insert_with(|| Flow::new(buffers))
+            .pass(data)
+    }
+}
+
+fn is_large(frame: &http_body::Frame<Bytes>) -> bool {
+    frame
+        .data_ref()
+        .is_some_and(|data| Flow::counts(data.len()))
 }
 
 impl<B> Drop for CountedBody<B> {
     fn drop(&mut self) {
         if self.owed {
-            self.running.0.on_taken();
+            self.running.activity.on_taken();
         }
     }
 }
 
-impl<B: http_body::Body + Unpin> http_body::Body for CountedBody<B> {
-    type Data = B::Data;
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for CountedBody<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, B::Error>>> {
+        // While it is held back, it is the client's turn.
+        if let Some(flow) = &self.flow {
+            ready!(flow.poll_ready(cx));
+        }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match (self.owed, frame.is_ready()) {
-            (false, true) => self.running.0.on_owed(),
-            (true, false) => self.running.0.on_taken(),
+            (false, true) => self.running.activity.on_owed(),
+            (true, false) => self.running.activity.on_taken(),
             // One frame was taken, and there is another.
-            (true, true) => self.running.0.on_progress(),
+            (true, true) => self.running.activity.on_progress(),
             (false, false) => {}
         }
         self.owed = frame.is_ready();
-        frame
+        match frame {
+            Poll::Ready(Some(Ok(frame))) if is_large(&frame) => {
+                Poll::Ready(Some(Ok(frame.map_data(|data| self.pass(data)))))
+            }
+            frame => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
@@ -18,15 +19,18 @@ use tokio::sync::watch;
 use tokio::task::coop::has_budget_remaining;
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Counted};
+use super::activity::{Activity, Counted, Doing};
+use super::connections::Connections;
 use super::opening::{self, OpeningError, Rewound};
-use super::watched::Watched;
+use super::slots::Place;
+use super::watched::{Bounds, Watched};
 use super::{BoxError, Client, ConnectionSettings, Handler, Phase, Unreadable};
+use crate::budget::Lease;
 use crate::clock::after;
 
 /// How much of an upload is read at once, and of an answer is held for a client that reads slowly, over
 /// HTTP/1. Less would be more calls for a large body; what is read begins with 8 KiB and grows only while
-/// a body fills it.
+/// a body fills it and the budget of buffers allows it.
 const MAX_PIECE_BYTES: usize = 256 * 1024;
 
 /// Requests that one HTTP/2 connection may have open: the least that RFC 9113 §6.5.2 recommends.
@@ -35,6 +39,11 @@ const MAX_HTTP2_STREAMS: u32 = 100;
 /// What an HTTP/2 client may send ahead on one stream, and on one connection.
 const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// The same for connections that begin when the budget of buffers has no such window left for them: the
+/// least that RFC 9113 §6.9.2 allows for the connection, and a frame for each stream.
+const HTTP2_SMALL_STREAM_WINDOW: u32 = HTTP2_FRAME_BYTES;
+const HTTP2_SMALL_CONNECTION_WINDOW: u32 = 65_535;
 
 /// What is held for an HTTP/2 client that reads slowly, per stream.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
@@ -75,16 +84,19 @@ pub async fn serve_stream<S, H>(
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     H: Handler,
 {
-    let is_due = settings.proxy_header_is_due(client.address());
+    // It is known as long as it is served, so that it can be asked to go.
+    let _entry = Connections::enter(&client.0.activity);
+    let is_due = settings.proxy_protocol && settings.is_trusted(client.address());
     let Some(tls) = settings.tls.clone() else {
         let mut bytes = Vec::new();
         let patience = Patience::new(&settings, &client);
         let opening = async {
             let source = named_source(&mut stream, &mut bytes, is_due).await?;
-            Ok((source, opening::is_http2(&mut stream, &mut bytes).await?))
+            let is_http2 = opening::is_http2(&mut stream, &mut bytes).await?;
+            Ok((source, is_http2, place_for(is_http2, &client).await))
         };
-        if let Some((source, is_http2)) = patience.wait_for(opening).await {
-            let client = client.introduced(source, false);
+        if let Some((source, is_http2, _place)) = patience.wait_for(opening).await {
+            let client = client.introduced(&settings, source, false);
             serve_http(stream, bytes, is_http2, settings, client, handler).await;
         }
         return;
@@ -108,6 +120,7 @@ async fn serve_tls<S, H>(
     let patience = Patience::new(&settings, &client);
     let mut bytes = Vec::new();
     let opening = async {
+        let for_tls = client.0.slot.another_place().await;
         let source = named_source(&mut stream, &mut bytes, is_due).await?;
         let stream = Rewound::new(bytes, stream);
         let mut stream = TlsAcceptor::from(tls).accept(stream).await?;
@@ -116,11 +129,22 @@ async fn serve_tls<S, H>(
             Some(protocol) => protocol == b"h2",
             None => opening::is_http2(&mut stream, &mut bytes).await?,
         };
-        Ok((source, stream, bytes, is_http2))
+        let places = (for_tls, place_for(is_http2, &client).await);
+        Ok((source, stream, bytes, is_http2, places))
     };
-    if let Some((source, stream, bytes, is_http2)) = patience.wait_for(opening).await {
-        let client = client.introduced(source, true);
+    if let Some((source, stream, bytes, is_http2, _places)) = patience.wait_for(opening).await {
+        let client = client.introduced(&settings, source, true);
         serve_http(stream, bytes, is_http2, settings, client, handler).await;
+    }
+}
+
+/// What a connection of HTTP/2 takes beside its slot: the tables and buffers of its frames are as much as a
+/// connection of HTTP/1.
+async fn place_for(is_http2: bool, client: &Client) -> Option<Place> {
+    if is_http2 {
+        client.0.slot.another_place().await
+    } else {
+        None
     }
 }
 
@@ -142,6 +166,7 @@ struct Patience {
     limit: Duration,
     address: Option<SocketAddr>,
     phase: watch::Receiver<Phase>,
+    activity: Arc<Activity>,
 }
 
 impl Patience {
@@ -150,6 +175,7 @@ impl Patience {
             limit: settings.header_timeout,
             address: client.address(),
             phase: client.0.phase.clone(),
+            activity: Arc::clone(&client.0.activity),
         }
     }
 
@@ -163,9 +189,12 @@ impl Patience {
             tokio::time::sleep(LAST_OPENING).await;
         };
         let opening = tokio::select! {
+            // What is there already is read first.
+            biased;
             opening = tokio::time::timeout(self.limit, opening) => opening.ok()?,
             // Nothing was asked on this connection, so nothing is cut.
             () = leaving => return None,
+            () = self.activity.asked_to_go() => return None,
         };
         let address = self.address.map(tracing::field::display);
         match opening {
@@ -196,11 +225,23 @@ async fn serve_http<S, H>(
 {
     let phase = client.0.phase.clone();
     let activity = Arc::clone(&client.0.activity);
-    let watched = Watched::new(stream, Arc::clone(&activity), !is_http2, first_bytes);
-    let service = Counted::new(handler.clone(), client.clone());
+    let bounds = Bounds {
+        head: settings.max_header_bytes,
+        buffer: max_buffer(&settings),
+    };
+    let watched = Watched::new(
+        stream,
+        Arc::clone(&activity),
+        !is_http2,
+        first_bytes,
+        bounds,
+    );
+    let service = Counted::new(handler.clone(), client.clone(), is_http2);
     let io = TokioIo::new(watched);
     if is_http2 {
-        let connection = pin!(http2_builder(&settings).serve_connection(io, service));
+        let window = large_window(&activity);
+        let builder = http2_builder(&settings, window.is_some());
+        let connection = pin!(builder.serve_connection(io, service));
         drive(connection, &activity, &settings, phase).await.log();
         return;
     }
@@ -210,10 +251,11 @@ async fn serve_http<S, H>(
     let ended = drive(Pin::new(&mut connection), &activity, &settings, phase).await;
     let why = unreadable(&ended, &activity, &settings);
     ended.log();
-    let Some(parts) = connection.into_parts() else {
+    let Some(http1::Parts { io, read_buf, .. }) = connection.into_parts() else {
         return;
     };
-    let watched = parts.io.into_inner();
+    drop(read_buf);
+    let watched = io.into_inner();
     if let Some(why) = why {
         let last_words = handler.answer_unreadable(why, &client);
         watched.farewell(&last_words).await;
@@ -230,6 +272,8 @@ enum Ended {
     ByItself(hyper::Result<()>),
     /// The client was too slow.
     Overdue,
+    /// Others needed its place, or the bytes of its head.
+    MadeWay,
 }
 
 impl Ended {
@@ -260,7 +304,8 @@ fn unreadable(
         Ended::Overdue if activity.is_in_head() => {
             Some(Unreadable::TooSlow(settings.header_timeout))
         }
-        Ended::ByDrain | Ended::ByItself(_) | Ended::Overdue => None,
+        Ended::MadeWay if activity.is_in_head() => Some(Unreadable::Evicted),
+        Ended::ByDrain | Ended::ByItself(_) | Ended::Overdue | Ended::MadeWay => None,
     }
 }
 
@@ -272,11 +317,32 @@ fn http1_builder(settings: &ConnectionSettings) -> http1::Builder {
         .header_read_timeout(None)
         .max_headers(settings.max_headers)
         .max_header_size(settings.max_header_bytes)
-        .max_buf_size(settings.max_header_bytes.max(MAX_PIECE_BYTES));
+        .max_buf_size(max_buffer(settings));
     builder
 }
 
-fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor> {
+fn max_buffer(settings: &ConnectionSettings) -> usize {
+    settings.max_header_bytes.max(MAX_PIECE_BYTES)
+}
+
+/// What is leased for a large window of an HTTP/2 connection, if there is plenty: it cannot be taken back.
+fn large_window(activity: &Activity) -> Option<Lease> {
+    let buffers = activity.buffers();
+    let mut window = buffers.lease([]);
+    let bytes = usize::try_from(HTTP2_CONNECTION_WINDOW).ok()?;
+    window.grow(bytes).ok()?;
+    (!buffers.is_short()).then_some(window)
+}
+
+fn http2_builder(
+    settings: &ConnectionSettings,
+    has_large_window: bool,
+) -> http2::Builder<TokioExecutor> {
+    let (of_stream, of_connection) = if has_large_window {
+        (HTTP2_STREAM_WINDOW, HTTP2_CONNECTION_WINDOW)
+    } else {
+        (HTTP2_SMALL_STREAM_WINDOW, HTTP2_SMALL_CONNECTION_WINDOW)
+    };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -285,8 +351,8 @@ fn http2_builder(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor>
         .max_frame_size(HTTP2_FRAME_BYTES)
         .header_table_size(HTTP2_HEADER_TABLE_BYTES)
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .initial_stream_window_size(of_stream)
+        .initial_connection_window_size(of_connection)
         .max_send_buf_size(HTTP2_SEND_BUFFER)
         .max_header_list_size(u32::try_from(settings.max_header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MAX_HTTP2_PENDING_RESETS)
@@ -300,7 +366,7 @@ trait Drainable: Future<Output = hyper::Result<()>> {
     /// before that, and whoever is silent has heard nothing.
     const LEAVES_AT: Phase;
 
-    /// Whether its requests run in its own task.
+    /// Whether its requests run in its own task, one after the other, as those of HTTP/1 do.
     const RUNS_ITS_REQUESTS: bool;
 
     /// How long a client that is too slow may take to hear it; none where there are no words for it.
@@ -355,9 +421,10 @@ where
     }
 }
 
-/// Moves a connection along until it ends, its time is over, or the process has drained.
+/// Moves a connection along until it ends, its time is over, others need its room, or the process has
+/// drained.
 async fn drive<C: Drainable>(
-    mut connection: Pin<&mut C>,
+    connection: Pin<&mut C>,
     activity: &Activity,
     settings: &ConnectionSettings,
     mut phase: watch::Receiver<Phase>,
@@ -371,8 +438,14 @@ async fn drive<C: Drainable>(
         leave.store(true, Ordering::Relaxed);
         _ = phase.wait_for(|phase| *phase == Phase::Cut).await;
     });
-    let mut told = false;
-    let mut last_deadline = None;
+    let mut asked = pin!(activity.asked_to_go());
+    let mut turns = Turns {
+        connection,
+        activity,
+        settings,
+        told: false,
+        last_deadline: None,
+    };
     // Whom a change of the phase wakes, and whether the deadline does: what was asked is not asked again in
     // each turn. Without a share of tokio's budget for the turn, asking was in vain. Once the phase has
     // changed it is asked always, since a change wakes by and by: whoever asks in between may be registered
@@ -390,36 +463,20 @@ async fn drive<C: Drainable>(
         if (!is_known || news.has_changed().unwrap_or(true)) && cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ended::ByDrain);
         }
-        let mut now = Instant::now();
-        if C::RUNS_ITS_REQUESTS {
-            activity.begin_turn(now);
-        }
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(Ended::ByItself(ended));
-        }
-        // After it has read what is there: what has been asked already is answered.
-        if leave.load(Ordering::Relaxed) && !told && C::may_leave(activity) {
-            told = true;
-            connection.as_mut().drain();
-            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Ended::ByItself(ended));
+        if !is_known || activity.is_asked_to_go() {
+            while asked.as_mut().poll(cx).is_ready() {
+                asked.set(activity.asked_to_go());
             }
+        }
+        let mut now = Instant::now();
+        if let Some(ended) = turns.turn(cx, now, leave.load(Ordering::Relaxed)) {
+            return Poll::Ready(ended);
         }
         loop {
-            let due = last_deadline.unwrap_or_else(|| activity.deadline(settings, now));
-            // Compared with the clock, since a connection that always has something to read leaves the
-            // timer no share of tokio's budget for one turn.
-            if due <= now {
-                if last_deadline.is_some() || C::GOODBYE.is_zero() {
-                    return Poll::Ready(Ended::Overdue);
-                }
-                last_deadline = Some(after(now, C::GOODBYE));
-                connection.as_mut().drain();
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(Ended::ByItself(ended));
-                }
-                continue;
-            }
+            let due = match turns.due(cx, now) {
+                ControlFlow::Continue(due) => due,
+                ControlFlow::Break(ended) => return Poll::Ready(ended),
+            };
             // Re-armed only when the deadline came nearer, or when it has fired and is further away.
             if due < deadline.deadline().into_std() || deadline.is_elapsed() {
                 deadline.as_mut().reset(due.into());
@@ -436,4 +493,87 @@ async fn drive<C: Drainable>(
         }
     })
     .await
+}
+
+/// A connection that is moved along, turn by turn.
+struct Turns<'c, C> {
+    connection: Pin<&'c mut C>,
+    activity: &'c Activity,
+    settings: &'c ConnectionSettings,
+    /// Whether it was told that the process leaves.
+    told: bool,
+    /// When a client that was told to go must have gone.
+    last_deadline: Option<Instant>,
+}
+
+impl<C: Drainable> Turns<'_, C> {
+    /// One turn; answers how the connection has ended, if it has.
+    fn turn(&mut self, cx: &mut Context<'_>, now: Instant, leave: bool) -> Option<Ended> {
+        if C::RUNS_ITS_REQUESTS {
+            self.activity.begin_turn(now);
+        }
+        let ended = self.advance(cx);
+        if ended.is_some() {
+            return ended;
+        }
+        // After it has read what is there: what has been asked already is answered.
+        if leave && !self.told && C::may_leave(self.activity) {
+            self.told = true;
+            let ended = self.tell(cx);
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        if self.activity.is_asked_to_go() {
+            return self.make_way(cx);
+        }
+        None
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        match self.connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Some(Ended::ByItself(ended)),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Tells the client that the connection ends with what runs on it.
+    fn tell(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        self.connection.as_mut().drain();
+        self.advance(cx)
+    }
+
+    /// Goes for others, unless a request runs.
+    fn make_way(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+        match self.activity.doing() {
+            Doing::Requests => {
+                self.activity.stay();
+                None
+            }
+            // It gets an answer.
+            Doing::Head if C::RUNS_ITS_REQUESTS => Some(Ended::MadeWay),
+            Doing::Head | Doing::Nothing => self.tell(cx).or(Some(Ended::MadeWay)),
+        }
+    }
+
+    /// When the connection's time is over, if it is not.
+    fn due(&mut self, cx: &mut Context<'_>, now: Instant) -> ControlFlow<Ended, Instant> {
+        loop {
+            let due = self
+                .last_deadline
+                .unwrap_or_else(|| self.activity.deadline(self.settings, now));
+            // Compared with the clock, since a connection that always has something to read leaves the
+            // timer no share of tokio's budget for one turn.
+            if due > now {
+                return ControlFlow::Continue(due);
+            }
+            if self.last_deadline.is_some() || C::GOODBYE.is_zero() {
+                return ControlFlow::Break(Ended::Overdue);
+            }
+            self.last_deadline = Some(after(now, C::GOODBYE));
+            if let Some(ended) = self.tell(cx) {
+                return ControlFlow::Break(ended);
+            }
+        }
+    }
 }

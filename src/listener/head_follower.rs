@@ -21,6 +21,8 @@ pub(super) struct HeadFollower {
     /// Whether the payload to come belongs to a header block, and what is true of it afterwards.
     block_frame: Option<BlockFrame>,
     is_in_block: bool,
+    /// Whether a whole frame of the open block is here, and more are to come.
+    is_continued: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +39,13 @@ impl HeadFollower {
             payload_to_come: 0,
             block_frame: None,
             is_in_block: false,
+            is_continued: false,
         }
+    }
+
+    /// Whether the open block is longer than one frame, so that a part of it was unpacked already.
+    pub(super) const fn is_continued(&self) -> bool {
+        self.is_continued
     }
 
     /// Follows further bytes. Answers whether a header block has begun and not ended.
@@ -92,6 +100,7 @@ impl HeadFollower {
             && let Some(frame) = self.block_frame.take()
         {
             self.is_in_block = !frame.ends_block;
+            self.is_continued = !frame.ends_block;
         }
     }
 }

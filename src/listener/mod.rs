@@ -5,9 +5,12 @@
 mod activity;
 mod answering;
 mod connection;
+mod connections;
 mod head_follower;
+mod heads;
 mod length_follower;
 mod opening;
+mod slots;
 mod watched;
 
 use std::fmt;
@@ -15,7 +18,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request};
@@ -23,14 +25,15 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{MutexGuard, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{MutexGuard, watch};
 
-use crate::budget::Shares;
-
+use crate::budget::{Budget, Exhausted, Shares};
+use crate::writing;
 use activity::Activity;
 
 pub use answering::{Answering, Places};
 pub use connection::serve_stream;
+pub use slots::{Slot, Slots};
 
 /// How long to wait after an accept that failed for want of file descriptors or memory.
 const RESOURCE_PAUSE: Duration = Duration::from_millis(100);
@@ -69,107 +72,23 @@ pub struct ConnectionSettings {
     pub max_header_bytes: usize,
     /// How many header fields.
     pub max_headers: usize,
-    /// Peers whose connections begin with a PROXY header.
-    pub proxy_protocol_peers: Vec<IpNet>,
+    /// Peers that others speak through: what they hold is bounded as a whole, and not by the share of one
+    /// client.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether the connections of these peers begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// How TLS is spoken; `None` for clear text.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl ConnectionSettings {
-    fn proxy_header_is_due(&self, peer: Option<SocketAddr>) -> bool {
+    fn is_trusted(&self, peer: Option<SocketAddr>) -> bool {
         let peer = peer.map(|peer| peer.ip().to_canonical());
         peer.is_some_and(|peer| {
-            self.proxy_protocol_peers
+            self.trusted_proxies
                 .iter()
                 .any(|network| network.contains(&peer))
         })
-    }
-}
-
-/// All connection slots of the process. Tunnels hold one too.
-#[derive(Debug, Clone)]
-pub struct Slots {
-    all: Arc<Semaphore>,
-    count: u32,
-    /// Those with a connection, and not only with somebody who waits for one.
-    taken: Arc<AtomicUsize>,
-}
-
-/// One connection's slot. It is free again when the last copy is dropped.
-#[derive(Debug, Clone)]
-pub struct Slot(#[expect(dead_code, reason = "held, not read")] Arc<Taken>);
-
-#[derive(Debug)]
-struct Taken {
-    _permit: OwnedSemaphorePermit,
-    count: Arc<AtomicUsize>,
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A slot that is free, held for the next connection.
-#[derive(Debug)]
-pub struct Vacancy {
-    permit: OwnedSemaphorePermit,
-    count: Arc<AtomicUsize>,
-}
-
-impl Vacancy {
-    /// A connection is there.
-    #[must_use]
-    pub fn take(self) -> Slot {
-        let Self { permit, count } = self;
-        count.fetch_add(1, Ordering::Relaxed);
-        Slot(Arc::new(Taken {
-            _permit: permit,
-            count,
-        }))
-    }
-}
-
-impl Slots {
-    /// `count` slots.
-    #[must_use]
-    pub fn new(count: usize) -> Self {
-        let count = u32::try_from(count.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self {
-            all: Arc::new(Semaphore::new(
-                usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS),
-            )),
-            count,
-            taken: Arc::default(),
-        }
-    }
-
-    /// A free slot, as soon as there is one.
-    pub async fn vacancy(&self) -> Option<Vacancy> {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Vacancy {
-            permit,
-            count: Arc::clone(&self.taken),
-        })
-    }
-
-    /// Waits until no connection is left.
-    pub async fn all_free(&self) {
-        _ = self.all.acquire_many(self.count).await;
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        usize::try_from(self.count).unwrap_or(usize::MAX)
-    }
-
-    /// How many are taken.
-    #[must_use]
-    pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -192,6 +111,8 @@ struct ClientConnection {
     address: Option<SocketAddr>,
     forwarded_for: Option<HeaderValue>,
     is_tls: bool,
+    /// Whether the peer is a proxy that others speak through on this connection.
+    is_shared: bool,
     activity: Arc<Activity>,
     phase: watch::Receiver<Phase>,
     slot: Slot,
@@ -206,7 +127,8 @@ impl Client {
             address,
             forwarded_for: forwarded_for(address),
             is_tls: false,
-            activity: Arc::new(Activity::new()),
+            is_shared: false,
+            activity: Arc::new(Activity::new(slot.connections())),
             phase,
             slot,
             shares: Shares::default(),
@@ -214,9 +136,16 @@ impl Client {
     }
 
     /// The same, as it is known after the beginning of its connection: a PROXY header may have named
-    /// somebody else.
-    fn introduced(mut self, source: Option<SocketAddr>, is_tls: bool) -> Self {
+    /// somebody else, who has the connection alone.
+    fn introduced(
+        mut self,
+        settings: &ConnectionSettings,
+        source: Option<SocketAddr>,
+        is_tls: bool,
+    ) -> Self {
+        let is_shared = source.is_none() && settings.is_trusted(self.address());
         let connection = Arc::make_mut(&mut self.0);
+        connection.is_shared = is_shared;
         if source.is_some() {
             connection.address = source;
             connection.forwarded_for = forwarded_for(source);
@@ -241,6 +170,19 @@ impl Client {
     #[must_use]
     pub fn shares(&self) -> &Shares {
         &self.0.shares
+    }
+
+    /// Whether what the connection holds of a budget counts as the share of one client. What a trusted proxy
+    /// holds does not.
+    #[must_use]
+    pub fn has_share(&self) -> bool {
+        !self.0.is_shared
+    }
+
+    /// What bodies on their way take their bytes from.
+    #[must_use]
+    pub fn buffers(&self) -> &Budget {
+        self.0.activity.buffers()
     }
 
     /// Whether the connection is TLS.
@@ -300,6 +242,14 @@ pub trait Handler: Clone + Send + Sync + 'static {
     /// Answers a request.
     fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Self::Body>;
 
+    /// Answers a request that nothing is left for.
+    fn refuse(
+        &self,
+        request: Request<Incoming>,
+        client: Client,
+        why: Exhausted,
+    ) -> Answering<Self::Body>;
+
     /// Answers over HTTP/1.1 what is no request. The connection ends with these bytes.
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8>;
 }
@@ -315,6 +265,8 @@ pub enum Unreadable {
     TargetTooLong,
     /// Its head was not complete within `timeouts.header`.
     TooSlow(Duration),
+    /// Its head was not complete when others needed the room: it was the oldest such.
+    Evicted,
 }
 
 impl fmt::Display for Unreadable {
@@ -328,6 +280,9 @@ impl fmt::Display for Unreadable {
                 f.write_str("the first line alone is longer than limits.header_bytes")
             }
             Self::TooSlow(limit) => write!(f, "the head was not complete within {limit:?}"),
+            Self::Evicted => f.write_str(
+                "the head was not complete when there was no room left for others, and the oldest such",
+            ),
         }
     }
 }
@@ -357,21 +312,33 @@ pub async fn serve(
         tracing::warn!(%error, "cannot set the options of client connections");
     }
     let mut trouble = Trouble::default();
+    let mut leaving = phase.clone();
+    let mut leaving = pin!(async { _ = leaving.wait_for(|phase| *phase >= Phase::Leaving).await });
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut closed => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, address, slot)) => {
-                trouble.is_over();
-                start(stream, address, slot);
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Whoever is inactive holds what newcomers want.
+                slots.shed();
+                trouble.wait_out(&error).await;
+                continue;
             }
-            Err(error) => trouble.wait_out(&error).await,
+        };
+        trouble.is_over();
+        // A full house leaves further newcomers in the kernel's queue.
+        tokio::select! {
+            biased;
+            slot = slots.slot() => if let Some(slot) = slot {
+                start(stream, address, slot);
+            },
+            () = &mut leaving => return,
         }
     }
-    let mut leaving = phase.clone();
     let emptied = empty_queue(listener, &slots, start);
     tokio::select! {
         biased;
@@ -381,7 +348,7 @@ pub async fn serve(
             }
         }
         // Only a full house takes so long.
-        _ = leaving.wait_for(|phase| *phase >= Phase::Leaving) => {}
+        () = leaving => {}
     }
 }
 
@@ -394,31 +361,21 @@ async fn empty_queue(
 ) -> io::Result<()> {
     // Asked of the kernel itself: the runtime hears of newcomers a moment later.
     let listener = listener.into_std()?;
-    while let Some(vacancy) = slots.vacancy().await {
+    loop {
         match listener.accept() {
             Ok((stream, address)) => {
                 stream.set_nonblocking(true)?;
-                start(TcpStream::from_std(stream)?, address, vacancy.take());
+                let stream = TcpStream::from_std(stream)?;
+                let Some(slot) = slots.slot().await else {
+                    return Ok(());
+                };
+                start(stream, address, slot);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if concerns_nobody(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
-
-/// A slot first, so that a full house leaves newcomers in the kernel's queue.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Slots,
-) -> io::Result<(TcpStream, SocketAddr, Slot)> {
-    let vacancy = slots
-        .vacancy()
-        .await
-        .ok_or_else(|| io::Error::other("the slots are closed"))?;
-    let (stream, address) = listener.accept().await?;
-    Ok((stream, address, vacancy.take()))
 }
 
 /// Events must not wait for the next one (Nagle); a peer that vanished must be noticed, however
@@ -428,6 +385,7 @@ fn prepare(listener: &TcpListener) -> io::Result<()> {
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_INTERVAL);
     let socket = SockRef::from(listener);
+    writing::hold_little_unsent(&socket);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive)
 }

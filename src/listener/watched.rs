@@ -5,13 +5,15 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::task::coop::poll_proceed;
 
 use super::activity::Activity;
 use super::head_follower::HeadFollower;
+use super::heads::HeadRoom;
+use crate::budget::{FIRST_BUFFER, Lease, Reading};
 use crate::writing::Space;
 
 /// What an HTTP/1 client may send ahead of its turn while a request runs: some dozens of pipelined
@@ -28,6 +30,11 @@ const MAX_FAREWELL: Duration = Duration::from_secs(2);
 /// before the next one has its turn: eight reads or so are a turn.
 const HTTP2_READ_SHARES: usize = 15;
 
+/// What a head of HTTP/2 holds that goes on behind its first frame, as a multiple of `limits.header_bytes`:
+/// fields that are unpacked from an index of one byte each count 32 bytes there (RFC 9113 §6.5.2), and take
+/// some 100 in the map that they are in.
+const UNPACKED: usize = 4;
+
 /// A socket that tells [`Activity`] what passes, and corrects three habits of hyper over HTTP/1:
 ///
 /// - While a request runs, hyper reads only to learn whether the client has gone, and stops doing so
@@ -39,6 +46,9 @@ const HTTP2_READ_SHARES: usize = 15;
 ///   [`Watched::farewell`].
 ///
 /// Interim answers, for which hyper has no place, go out between its writes.
+///
+/// And it sees how large the buffer has become that hyper reads into, and leases what is beyond the first
+/// one: for a head it waits until that is to be had; bodies are read in smaller pieces.
 pub(super) struct Watched<S> {
     stream: S,
     activity: Arc<Activity>,
@@ -47,27 +57,50 @@ pub(super) struct Watched<S> {
     heads: HeadFollower,
     /// Read already, and not yet hyper's.
     ahead: Vec<u8>,
+    /// What is leased for it, where it is more than a little.
+    ahead_room: Option<Lease>,
     /// An interim answer on its way out.
     interim: Vec<u8>,
     /// Whether everything that hyper has written is on the wire.
     flushed: bool,
     /// Whether hyper has answered something by itself.
     has_bare_answer: bool,
+    bounds: Bounds,
+    /// What is here of the head that arrives, over HTTP/1.
+    head_bytes: usize,
+    head_room: HeadRoom,
+    /// From the first buffer on that is larger than the first one.
+    reading: Option<Reading>,
+}
+
+/// How much is read into memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// The largest head.
+    pub(super) head: usize,
+    /// The largest buffer, over HTTP/1.
+    pub(super) buffer: usize,
 }
 
 impl<S> Watched<S> {
-    pub(super) const fn new(
+    pub(super) fn new(
         stream: S,
         activity: Arc<Activity>,
         http1: bool,
         first_bytes: Vec<u8>,
+        bounds: Bounds,
     ) -> Self {
         Self {
             stream,
+            bounds,
+            head_bytes: 0,
+            head_room: HeadRoom::new(Arc::clone(&activity)),
+            reading: None,
             activity,
             http1,
             heads: HeadFollower::new(),
             ahead: first_bytes,
+            ahead_room: None,
             interim: Vec::new(),
             flushed: true,
             has_bare_answer: false,
@@ -81,8 +114,14 @@ impl<S> Watched<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
-    /// Says the last words, which may be none, and waits for a while until the client has heard them.
+    /// Says the last words, which may be none, and waits for a while until the client has heard them, or
+    /// until others need the place.
     pub(super) async fn farewell(mut self, last_words: &[u8]) {
+        self.head_room.release();
+        self.reading = None;
+        let activity = Arc::clone(&self.activity);
+        activity.stay();
+        activity.on_farewell();
         let farewell = async {
             self.stream.write_all(last_words).await?;
             self.stream.shutdown().await?;
@@ -97,14 +136,82 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             io::Result::Ok(())
         };
         // A client that does not listen, or has gone, misses only this.
-        _ = tokio::time::timeout(MAX_FAREWELL, farewell).await;
+        tokio::select! {
+            biased;
+            _ = tokio::time::timeout(MAX_FAREWELL, farewell) => {}
+            () = activity.asked_to_go() => {}
+        }
+    }
+
+    /// How much of so much space may be filled, once that is leased.
+    fn poll_allowed(&mut self, cx: &Context<'_>, space: usize) -> Poll<usize> {
+        if !self.http1 {
+            return self.poll_block_room(cx).map(|()| space);
+        }
+        if !self.activity.is_in_head() {
+            self.head_bytes = 0;
+        }
+        let capacity = self.head_bytes.saturating_add(space);
+        if capacity <= FIRST_BUFFER && self.reading.is_none() {
+            return Poll::Ready(space);
+        }
+        if self.head_bytes == 0 {
+            return Poll::Ready(self.allowed_for_body(space));
+        }
+        // A buffer that an earlier body has left behind is leased already.
+        let held = self.reading.as_ref().map_or(0, Reading::held);
+        let beyond = capacity.saturating_sub(FIRST_BUFFER).saturating_sub(held);
+        self.head_room.poll_hold(cx, beyond).map(|()| space)
+    }
+
+    fn allowed_for_body(&mut self, space: usize) -> usize {
+        let buffers = self.activity.buffers();
+        let most = self.bounds.buffer;
+        let reading = self
+            .reading
+            .get_or_insert_with(|| Reading::new(buffers, most));
+        let allowed = reading.allow(buffers, space);
+        self.activity.hold_buffer(reading.held());
+        if allowed < space {
+            self.activity.connections().shed_buffers(Instant::now());
+        }
+        allowed
+    }
+
+    /// The head that is open on an HTTP/2 connection holds nothing before its first frame is whole.
+    fn poll_block_room(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.heads.is_continued() {
+            let bytes = self.bounds.head.saturating_mul(UNPACKED);
+            return self.head_room.poll_hold(cx, bytes);
+        }
+        if !self.head_room.is_empty() {
+            self.head_room.release();
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads from the socket, at most so much of the buffer full.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        allowed: usize,
+    ) -> Poll<io::Result<()>> {
+        if allowed >= buffer.remaining() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        let length = part.filled().len();
+        buffer.advance(length);
+        Poll::Ready(Ok(()))
     }
 
     /// Reads what was sent ahead of its turn. Ready only at the end of the connection.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut space = [MaybeUninit::uninit(); 2048];
         loop {
-            if self.ahead.len() > MAX_AHEAD_BYTES {
+            if !self.may_hold_ahead() {
                 return Poll::Ready(Err(io::Error::other("too much was sent ahead of its turn")));
             }
             let mut buffer = ReadBuf::uninit(&mut space);
@@ -114,6 +221,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
             }
             self.ahead.extend_from_slice(buffer.filled());
         }
+    }
+
+    /// Whether there is room for what was sent ahead of its turn.
+    fn may_hold_ahead(&mut self) -> bool {
+        let length = self.ahead.len();
+        if length <= FIRST_BUFFER {
+            self.ahead_room = None;
+            return true;
+        }
+        let buffers = self.activity.buffers();
+        let room = self.ahead_room.get_or_insert_with(|| buffers.lease([]));
+        let more = self.ahead.capacity().saturating_sub(room.amount());
+        length <= MAX_AHEAD_BYTES && room.grow(more).is_ok()
     }
 
     /// Writes what is due before anything more of hyper's.
@@ -165,19 +285,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
             self.activity.before_read();
         }
         let before = buffer.filled().len();
+        let allowed = ready!(self.poll_allowed(cx, buffer.remaining()));
         if self.ahead.is_empty() {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+            ready!(self.poll_fill(cx, buffer, allowed))?;
         } else {
-            let turn = self.ahead.len().min(buffer.remaining());
+            let turn = self.ahead.len().min(allowed);
             let rest = self.ahead.split_off(turn);
             buffer.put_slice(&self.ahead);
             self.ahead = rest;
+            self.ahead_room = None;
         }
         let filled = buffer.filled();
         let bytes = filled.get(before..).unwrap_or_default();
         if !bytes.is_empty() {
             if self.http1 {
-                self.activity.on_read(bytes);
+                if self.activity.on_read(bytes) {
+                    self.head_bytes = self.head_bytes.saturating_add(bytes.len());
+                }
             } else {
                 let is_in_head = self.heads.feed(bytes);
                 self.activity.on_http2_read(is_in_head);
@@ -227,7 +351,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         ready!(self.poll_interim(cx))?;
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.flushed = true;
-        self.activity.on_flushed();
+        // The fields of a head are parts of its buffer until the request is over.
+        if self.activity.on_flushed()
+            && self.http1
+            && !self.head_room.is_empty()
+            && !self.activity.is_in_head()
+        {
+            self.head_room.release();
+        }
         // hyper reads nothing while it holds the beginning of a later request, which can have come
         // with the one that runs; but it flushes whenever it does anything.
         if self.http1

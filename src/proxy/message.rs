@@ -90,10 +90,13 @@ impl ClientBody {
         limit: Option<usize>,
         client: &Client,
     ) -> RequestBody {
-        let client = client.clone();
+        let on_end = {
+            let client = client.clone();
+            move || client.body_ended()
+        };
         match self.read {
             Some(bytes) => RequestBody::read(bytes),
-            None => RequestBody::new(self.incoming, version, limit, move || client.body_ended()),
+            None => RequestBody::new(self.incoming, version, limit, client.buffers(), on_end),
         }
     }
 

@@ -40,7 +40,7 @@ pub(crate) use schemes::{Credentials, Schemes};
 pub use settings::{Settings, Shared};
 
 use crate::authorized::{AuthorizedRequest, Forwarding};
-use crate::budget::Shares;
+use crate::budget::{Exhausted, Shares};
 use crate::canonical::{CanonicalRequest, PathError};
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
@@ -109,11 +109,13 @@ impl Proxy {
         }
     }
 
-    /// The envelope: a request gets its id and its one log line, and every refusal its answer.
+    /// The envelope: a request gets its id and its one log line, and every refusal its answer. One that is
+    /// refused for want of room comes here too.
     pub async fn serve(
         self: Arc<Self>,
         mut request: Request<Incoming>,
         client: Client,
+        refused: Option<Exhausted>,
     ) -> Response<Body> {
         let request_id = self.request_id(&request);
         let metrics = &self.shared.metrics;
@@ -136,7 +138,10 @@ impl Proxy {
         let mut is_last = client.is_draining();
         let on_upgrade = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
-        let canonical = self.canonical(&exchange.settings.config, head, &body, &client);
+        let canonical = match refused {
+            None => self.canonical(&exchange.settings.config, head, &body, &client),
+            Some(why) => Err(Refusal::Exhausted(why)),
+        };
         let (request, answer) = match canonical {
             Ok(request) => {
                 let body = ClientBody::new(body);
@@ -503,7 +508,18 @@ impl Handler for Arc<Proxy> {
     type Body = Body;
 
     fn answer(&self, request: Request<Incoming>, client: Client) -> Answering<Body> {
-        self.places.make(Self::clone(self).serve(request, client))
+        self.places
+            .make(Self::clone(self).serve(request, client, None))
+    }
+
+    fn refuse(
+        &self,
+        request: Request<Incoming>,
+        client: Client,
+        why: Exhausted,
+    ) -> Answering<Body> {
+        self.places
+            .make(Self::clone(self).serve(request, client, Some(why)))
     }
 
     fn answer_unreadable(&self, why: Unreadable, client: &Client) -> Vec<u8> {

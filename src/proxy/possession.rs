@@ -191,7 +191,8 @@ impl Proxy {
                     proof,
                     now,
                     rules.lifetime(),
-                    dpop.replay_cache,
+                    dpop.replay_cache
+                        .min(self.shared.budgets.sizes.replay_entries),
                     possession.recorded,
                 );
                 match recorded {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::budget::Exhausted;
 use crate::canonical::{PathError, RequestError};
 use crate::headers::HeadError;
 use crate::listener::Unreadable;
@@ -21,6 +22,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// The rules refuse.
     Denied(Denial),
+    /// A budget of the process is used up.
+    Exhausted(Exhausted),
     /// The head is unsound.
     Head(HeadError),
     /// The host is not in `allowed_hosts`.
@@ -104,7 +107,9 @@ impl Refusal {
             Self::Message(error) => error.code(),
             Self::MetadataMethod => "method_denied",
             Self::OriginDenied => "origin_denied",
-            Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => "overloaded",
+            Self::Exhausted(_) | Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => {
+                "overloaded"
+            }
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
             Self::Proof { error, .. } => error.code(),
@@ -113,7 +118,7 @@ impl Refusal {
             Self::TooManyHeaders => "headers_too_many",
             Self::UnknownSession => "mcp_session_unknown",
             Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
-            Self::Unreadable(Unreadable::TooSlow(_)) => "request_timeout",
+            Self::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => "request_timeout",
             Self::UriTooLong | Self::Unreadable(Unreadable::TargetTooLong) => "uri_too_long",
             Self::Upstream(failure) => failure.code(),
         }
@@ -153,9 +158,11 @@ impl Refusal {
             | Self::Token(_)
             | Self::UnknownSession => "http_request_denied",
             Self::Answer(_) => "http_protocol_error",
-            Self::KeysUnavailable | Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => {
-                "proxy_internal_error"
-            }
+            Self::Exhausted(_)
+            | Self::KeysUnavailable
+            | Self::NoRoom
+            | Self::Overloaded
+            | Self::ReplayCacheFull => "proxy_internal_error",
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
         }
@@ -192,6 +199,7 @@ impl fmt::Display for Refusal {
             Self::Authorization(error) => error.fmt(f),
             Self::BodyTooLarge => f.write_str("the body is larger than limits.body_bytes"),
             Self::Denied(denial) => denial.fmt(f),
+            Self::Exhausted(why) => why.fmt(f),
             Self::Head(error) => error.fmt(f),
             Self::HostNotServed => {
                 f.write_str("the host is neither in allowed_hosts nor that of the resource")

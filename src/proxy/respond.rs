@@ -112,7 +112,10 @@ fn answer(refusal: &Refusal) -> Answer {
             ..Answer::plain(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
         },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
-        Refusal::NoRoom | Refusal::Overloaded | Refusal::ReplayCacheFull => overloaded(),
+        Refusal::Exhausted(_)
+        | Refusal::NoRoom
+        | Refusal::Overloaded
+        | Refusal::ReplayCacheFull => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
         Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
         Refusal::ResourceUnknown => Answer::plain(StatusCode::NOT_FOUND, "Resource unknown"),
@@ -129,7 +132,7 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Unreadable(Unreadable::Malformed(_)) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
         }
-        Refusal::Unreadable(Unreadable::TooSlow(_)) => request_timeout(),
+        Refusal::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => request_timeout(),
         Refusal::Upstream(failure) => failed(failure),
         Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
             Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
@@ -307,6 +310,7 @@ const fn rpc_code(refusal: &Refusal) -> &'static str {
         // What MCP's own servers say.
         Refusal::UnknownSession => "-32001",
         Refusal::Answer(_)
+        | Refusal::Exhausted(_)
         | Refusal::KeysUnavailable
         | Refusal::NoRoom
         | Refusal::Overloaded

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::possession::Remembered;
-use crate::budget::{Budgets, Callers};
+use crate::budget::{Budgets, Callers, Sizes};
 use crate::config::Config;
 use crate::headers::Pseudonym;
 use crate::keys::KeyStore;
@@ -25,6 +25,8 @@ pub struct Settings {
     pub keys: Arc<KeyStore>,
     pub(super) verifier: Verifier,
     pub(super) verified: Arc<TokenCache<Remembered>>,
+    /// What these may take, where it is less than usual.
+    token_cache_bytes: usize,
     /// The nonces that proofs must bring, where one is asked for.
     pub nonces: Option<Nonces>,
     /// With these, an MCP session belongs to who opened it.
@@ -69,11 +71,26 @@ impl Settings {
             generation: 1,
             verifier: Verifier::new(config.auth0.verifier.clone()),
             verified: Arc::new(TokenCache::new()),
+            token_cache_bytes: usize::MAX,
             config,
             keys,
             sessions: None,
             connector,
             upstream_since: 1,
+        }
+    }
+
+    /// The same with no more remembered than fits.
+    #[must_use]
+    pub fn within(self, sizes: &Sizes) -> Self {
+        self.remembering(sizes.token_cache_bytes)
+    }
+
+    fn remembering(self, token_cache_bytes: usize) -> Self {
+        Self {
+            verified: Arc::new(TokenCache::within(token_cache_bytes)),
+            token_cache_bytes,
+            ..self
         }
     }
 
@@ -100,7 +117,8 @@ impl Settings {
             && config.upstream_protocol == self.config.upstream_protocol
             && config.timeouts.connect == self.config.timeouts.connect
             && config.timeouts.response_header == self.config.timeouts.response_header;
-        let mut next = Self::new(config, keys, connector, nonces);
+        let mut next =
+            Self::new(config, keys, connector, nonces).remembering(self.token_cache_bytes);
         next.generation = self.generation.saturating_add(1);
         next.upstream_since = if same_way {
             self.upstream_since

@@ -56,6 +56,12 @@ impl<T> TokenCache<T> {
         Self::with_bounds(MAX_ENTRIES, MAX_BYTES)
     }
 
+    /// The same with less memory, where it is less.
+    #[must_use]
+    pub fn within(bytes: usize) -> Self {
+        Self::with_bounds(MAX_ENTRIES, MAX_BYTES.min(bytes))
+    }
+
     fn with_bounds(max_entries: usize, max_bytes: usize) -> Self {
         Self {
             shards: std::array::from_fn(|_| Mutex::new(Shard::empty())),

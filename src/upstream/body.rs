@@ -18,6 +18,7 @@ use super::failure::Failure;
 use super::http2::{AnswerSide, Stream};
 use super::pool::Pool;
 use super::room::Running;
+use crate::budget::{Budget, Flow};
 use crate::clock::after;
 
 /// A client's body on its way to the backend. Trailers end here: none of them was authorised, and
@@ -39,6 +40,38 @@ struct Sending {
     ends_by_flag: bool,
     /// The HTTP/2 stream that carries it to the backend, if one does.
     stream: Option<Arc<Stream>>,
+    passing: Passing,
+}
+
+/// What hyper has of an upload and the backend has not.
+#[derive(Debug)]
+enum Passing {
+    /// It is accounted for elsewhere.
+    Free,
+    /// Nothing large yet.
+    Within(Budget),
+    /// Pieces that come out of this budget.
+    By(Flow),
+}
+
+impl Passing {
+    /// Ready when the backend has taken enough for the next piece.
+    fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        match self {
+            Self::By(flow) => flow.poll_ready(cx),
+            Self::Free | Self::Within(_) => Poll::Ready(()),
+        }
+    }
+
+    fn pass(&mut self, data: Bytes) -> Bytes {
+        if let Self::Within(budget) = self {
+            *self = Self::By(Flow::new(budget));
+        }
+        match self {
+            Self::By(flow) => flow.pass(data),
+            Self::Free | Self::Within(_) => data,
+        }
+    }
 }
 
 /// Where a body comes from.
@@ -182,13 +215,15 @@ impl RequestBodyError {
 }
 
 impl RequestBody {
-    /// A client's body over this version, of at most `limit` bytes if there is one. `on_end` is told
-    /// when it was read to its end, unless it is over from the start.
+    /// A client's body over this version, of at most `limit` bytes if there is one; what of it waits to be
+    /// written comes out of `buffers`. `on_end` is told when it was read to its end, unless it is over from
+    /// the start.
     #[must_use]
     pub fn new(
         incoming: Incoming,
         version: Version,
         limit: Option<usize>,
+        buffers: &Budget,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Self {
         if incoming.is_end_stream() {
@@ -201,6 +236,7 @@ impl RequestBody {
             on_end: OnEnd(Some(Box::new(on_end))),
             ends_by_flag: version == Version::HTTP_2,
             stream: None,
+            passing: Passing::Within(buffers.clone()),
         })
     }
 
@@ -217,6 +253,7 @@ impl RequestBody {
             on_end: OnEnd(None),
             ends_by_flag: false,
             stream: None,
+            passing: Passing::Free,
         })
     }
 
@@ -261,6 +298,11 @@ impl Sending {
         {
             return Poll::Ready(Some(Err(self.upload.broken(RequestBodyError::Answered))));
         }
+        if self.passing.poll_ready(cx).is_pending() {
+            // It is the backend that keeps it from moving.
+            self.upload.awaits_client.store(false, Ordering::Relaxed);
+            return Poll::Pending;
+        }
         let incoming = match &mut self.source {
             Source::Client(incoming) => incoming,
             Source::Read(bytes) => {
@@ -290,8 +332,9 @@ impl Sending {
             self.ended();
             return Poll::Ready(None);
         };
+        let length = data.len();
         if let Some(remaining) = self.remaining {
-            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
             let Some(rest) = remaining.checked_sub(length) else {
                 let error = self.upload.broken(RequestBodyError::TooLarge);
                 return Poll::Ready(Some(Err(error)));
@@ -302,6 +345,11 @@ impl Sending {
         if over {
             self.ended();
         }
+        let frame = if Flow::counts(length) {
+            frame.map_data(|data| self.passing.pass(data))
+        } else {
+            frame
+        };
         Poll::Ready(Some(Ok(frame)))
     }
 }

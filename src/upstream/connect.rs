@@ -6,13 +6,14 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -21,11 +22,11 @@ use tokio_rustls::client::TlsStream;
 use super::body::RequestBody;
 use super::failure::Failure;
 use super::http2;
-use crate::budget::Exhausted;
+use crate::budget::{Budget, Budgets, Exhausted, FIRST_BUFFER, Reading};
 use crate::config::{UpstreamAddress, UpstreamProtocol};
 use crate::resolve;
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
-use crate::writing::Space;
+use crate::writing::{self, Space};
 
 /// Response headers of a backend: as many as a client may send. For more, hyper needs memory of its own
 /// for every answer.
@@ -35,12 +36,17 @@ pub(super) const MAX_RESPONSE_HEADERS: usize = 100;
 /// content policies of other backends may be larger.
 pub(super) const MAX_RESPONSE_HEAD_BYTES: u32 = 128 * 1024;
 
+/// The largest buffer that is read into over HTTP/1, which must hold a response head. It grows so far only
+/// while bodies fill it, and the budget of buffers allows it.
+const MAX_BUFFER: usize = 128 * 1024;
+
 /// How connections to the backend are made.
 #[derive(Clone)]
 pub struct Connector {
     address: Address,
     protocol: UpstreamProtocol,
     timeout: Duration,
+    buffers: Budget,
 }
 
 #[derive(Clone)]
@@ -227,7 +233,17 @@ impl Connector {
             address,
             protocol,
             timeout,
+            buffers: Budgets::default().buffers,
         })
+    }
+
+    /// The same, whose connections read into buffers out of this budget.
+    #[must_use]
+    pub fn within(self, buffers: &Budget) -> Self {
+        Self {
+            buffers: buffers.clone(),
+            ..self
+        }
     }
 
     /// Connects once, to see whether that can be done.
@@ -265,16 +281,24 @@ impl Connector {
         let stream = TokioIo::new(self.in_time(self.connect()).await?);
         http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
-            .max_buf_size(usize::try_from(MAX_RESPONSE_HEAD_BYTES).unwrap_or(usize::MAX))
+            .max_buf_size(MAX_BUFFER)
             .handshake(stream)
             .await
             .map_err(Failure::Broken)
     }
 
-    /// A connected socket, TLS included.
+    /// A connection, TLS included.
     pub(super) async fn connect(&self) -> Result<Stream, ConnectError> {
+        Ok(Stream {
+            socket: self.connect_socket().await?,
+            buffers: self.buffers.clone(),
+            reading: None,
+        })
+    }
+
+    async fn connect_socket(&self) -> Result<Socket, ConnectError> {
         match &self.address {
-            Address::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
+            Address::Tcp { host, port } => Ok(Socket::Tcp(tcp(host, *port).await?)),
             Address::Tls {
                 host,
                 port,
@@ -290,11 +314,11 @@ impl Connector {
                 if self.protocol == UpstreamProtocol::Http2 && agreed != Some(H2) {
                     return Err(ConnectError::NotHttp2("it did not choose h2 by ALPN"));
                 }
-                Ok(Stream::Tls(Box::new(stream)))
+                Ok(Socket::Tls(Box::new(stream)))
             }
             Address::Unix(path) => UnixStream::connect(path)
                 .await
-                .map(Stream::Unix)
+                .map(Socket::Unix)
                 .map_err(ConnectError::socket),
         }
     }
@@ -309,12 +333,23 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
         .map_err(ConnectError::socket)?;
     // Events must not wait for the next one (Nagle).
     stream.set_nodelay(true).map_err(ConnectError::socket)?;
+    writing::hold_little_unsent(&SockRef::from(&stream));
     Ok(stream)
+}
+
+/// A connection. It leases what hyper reads into beyond its first buffer, and reads less where that is not
+/// to be had.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: Socket,
+    buffers: Budget,
+    /// From the first larger buffer on.
+    reading: Option<Reading>,
 }
 
 /// A connected socket.
 #[derive(Debug)]
-pub(super) enum Stream {
+enum Socket {
     /// Plain TCP.
     Tcp(TcpStream),
     /// TLS over TCP.
@@ -326,11 +361,22 @@ pub(super) enum Stream {
 impl Stream {
     /// The TCP socket under it, if there is one.
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Tcp(stream) => Some(stream),
-            Self::Tls(stream) => Some(stream.get_ref().0),
-            Self::Unix(_) => None,
+        match &self.socket {
+            Socket::Tcp(stream) => Some(stream),
+            Socket::Tls(stream) => Some(stream.get_ref().0),
+            Socket::Unix(_) => None,
         }
+    }
+
+    /// How much of so much space may be filled.
+    fn allowed(&mut self, space: usize) -> usize {
+        if space <= FIRST_BUFFER && self.reading.is_none() {
+            return space;
+        }
+        let buffers = &self.buffers;
+        self.reading
+            .get_or_insert_with(|| Reading::new(buffers, MAX_BUFFER))
+            .allow(buffers, space)
     }
 
     /// Whether the other side reset the connection: its kernel answers bytes for a closed socket so.
@@ -347,6 +393,26 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let allowed = this.allowed(buffer.remaining());
+        let socket = Pin::new(&mut this.socket);
+        if allowed >= buffer.remaining() {
+            return socket.poll_read(cx, buffer);
+        }
+        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));
+        ready!(socket.poll_read(cx, &mut part))?;
+        let length = part.filled().len();
+        buffer.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -356,6 +422,40 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = Pin::new(&mut self.socket);
+        match Space::new().join(slices) {
+            Some(bytes) => socket.poll_write(cx, bytes),
+            None => socket.poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl AsyncWrite for Socket {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -373,9 +473,6 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Some(bytes) = Space::new().join(slices) {
-            return self.poll_write(cx, bytes);
-        }
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),

@@ -498,42 +498,51 @@ async fn a_websocket_ends_with_its_client_though_the_upstream_does_not_listen() 
     assert!(ended.is_ok(), "the tunnel has outlived its client");
 }
 
+/// Whoever comes when all slots are taken waits while all are busy, and has the slot of the longest idle
+/// otherwise.
 #[tokio::test]
-async fn a_client_too_many_waits_for_one_to_leave() {
-    const ROUNDS: usize = 20;
+async fn a_client_too_many_waits_for_one_that_is_not_busy() {
     let issuer = Issuer::start();
-    let upstream = Upstream::start(|head| Reply::ok(head.target()));
+    let upstream = Upstream::start(|head| match head.target() {
+        "/stream" => Reply::events(),
+        target => Reply::ok(target),
+    });
     let proxy = Setup::new(&issuer, &upstream)
         .rest(OPEN)
         .rest("[limits]\nconnections = 2")
         .start()
         .await;
-    let mut first = Client::connect(proxy.data).await;
-    let mut second = Client::connect(proxy.data).await;
-    // Both are in before the third comes.
-    for client in [&mut first, &mut second] {
-        assert_eq!(client.request(&Request::get("/in")).await.text(), "/in");
+    let mut busy = Vec::new();
+    for _ in 0..2 {
+        let mut client = Request::get("/stream").open(proxy.data).await;
+        assert_eq!(client.head().await.status(), 200);
+        busy.push((client, upstream.next().await));
     }
     let mut third = Request::get("/third").open(proxy.data).await;
-    for _ in 0..ROUNDS {
-        for client in [&mut first, &mut second] {
-            assert_eq!(client.request(&Request::get("/on")).await.text(), "/on");
+    for (client, stream) in &mut busy {
+        for _ in 0..20 {
+            stream.send("data: on\n\n");
+            assert_eq!(client.data().await, "data: on\n\n");
         }
     }
-    let seen = upstream.requests();
-    drop(first);
+    assert_eq!(upstream.requests(), 2, "whoever is in has its turns");
+    // One of them is idle from now on, and makes way.
+    let (client, stream) = &mut busy[1];
+    stream.feed(Feed::End);
+    client.body().await.expect("a whole body");
     assert_eq!(third.response().await.text(), "/third");
-    assert_eq!(second.request(&Request::get("/on")).await.text(), "/on");
-    let mut order = Vec::new();
-    for _ in 0..upstream.requests() {
-        order.push(upstream.next().await.head.target().to_owned());
-    }
-    // As the upstream saw them: whoever was in had all its turns before the newcomer had one.
-    assert_eq!(seen, 2 + 2 * ROUNDS);
+    client.closed().await;
+    // The other one is still served.
+    let (client, stream) = &mut busy[0];
+    stream.send("data: on\n\n");
+    assert_eq!(client.data().await, "data: on\n\n");
+    // And so are all who come later: of those that are idle, the first one goes.
+    let mut fourth = Client::connect(proxy.data).await;
     assert_eq!(
-        order.iter().position(|target| target == "/third"),
-        Some(seen)
+        fourth.request(&Request::get("/fourth")).await.text(),
+        "/fourth"
     );
+    third.closed().await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod a2a;
 mod admin;
 mod answers;
 mod attacks;
+mod budgets;
 mod canonical;
 mod conduct;
 mod config;

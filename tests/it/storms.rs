@@ -1,10 +1,8 @@
 //! Many at once: what ends together, what breaks together, who leaves together. Afterwards everything
 //! is as before.
 
-use std::sync::Once;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinSet;
 
@@ -13,7 +11,7 @@ use crate::issuer::tokens::now;
 use crate::support::frames::{Frames, RST_STREAM, WHOLE, pseudo};
 use crate::support::upstream::response;
 use crate::support::{
-    Client, Exchange, Findings, Head, Proxy, Reply, Request, Setup, Upstream, within,
+    Client, Exchange, Findings, Head, Proxy, Reply, Request, Setup, Upstream, raise_limit, within,
 };
 
 const OPEN: &str = "[[route]]\npath = \"/**\"\naccess = \"public\"";
@@ -32,23 +30,6 @@ const LAST_LOOK: Duration = Duration::from_millis(200);
 /// File descriptors that the storms need at a time, on either side.
 const DESCRIPTORS: u64 = 8192;
 
-/// Lets this process, and what it starts, have enough of them.
-fn raise_limit() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= DESCRIPTORS);
-        if !enough(current) {
-            assert!(enough(maximum), "the storms need {DESCRIPTORS} descriptors");
-            let raised = Rlimit {
-                current: Some(DESCRIPTORS),
-                maximum,
-            };
-            setrlimit(Resource::Nofile, raised).expect("a higher limit");
-        }
-    });
-}
-
 /// Each storm measures a process that shares few cores: one at a time.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
@@ -57,7 +38,7 @@ async fn alone() -> MutexGuard<'static, ()> {
 
 /// One worker, so that there is one pool of connections to look at.
 async fn start(issuer: &Issuer, upstream: &Upstream, rest: &str) -> Proxy {
-    raise_limit();
+    raise_limit(DESCRIPTORS);
     Setup::new(issuer, upstream)
         .rest(rest)
         .arguments(&["--workers", "1"])
@@ -129,7 +110,7 @@ async fn everybody_whose_token_is_over_is_ended_at_once() {
     /// Seconds: enough to open all of them.
     const LIFE: i64 = 12;
     const GRACE: i64 = 1;
-    raise_limit();
+    raise_limit(DESCRIPTORS);
     let _alone = alone().await;
     let issuer = Issuer::start();
     let upstream = Upstream::start(|head| match head.target() {

@@ -11,6 +11,6 @@ pub mod wire;
 
 pub use answer::{Findings, assert_own, own};
 pub use client::{Client, Request, Response};
-pub use proxy::{Proxy, Setup};
+pub use proxy::{Proxy, Setup, raise_limit};
 pub use upstream::{Exchange, Reply, Upstream};
 pub use wire::{Head, within};

@@ -5,10 +5,11 @@ use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -34,6 +35,7 @@ pub struct Setup {
     addresses: Option<(SocketAddr, SocketAddr)>,
     admin: IpAddr,
     open_files: Option<usize>,
+    memory: Option<usize>,
     file: Option<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -72,6 +74,7 @@ impl Setup {
             addresses: None,
             admin: Ipv4Addr::LOCALHOST.into(),
             open_files: None,
+            memory: None,
             file: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -129,6 +132,12 @@ impl Setup {
     /// Lets the program open no more files than this.
     pub fn open_files(mut self, limit: usize) -> Self {
         self.open_files = Some(limit);
+        self
+    }
+
+    /// Lets the program have no more memory than this (`RLIMIT_DATA`): what it asks for beyond that ends it.
+    pub fn memory(mut self, bytes: usize) -> Self {
+        self.memory = Some(bytes);
         self
     }
 
@@ -192,7 +201,7 @@ impl Setup {
         let free = SocketAddr::from(([127, 0, 0, 1], 0));
         let free_admin = SocketAddr::new(self.admin, 0);
         let (data, admin) = self.addresses.unwrap_or((free, free_admin));
-        let mut command = self.open_files.map_or_else(program, program_within);
+        let mut command = program_within(self.open_files, self.memory);
         command
             .arg("--config")
             .arg(&file)
@@ -239,6 +248,22 @@ fn line(text: &mut String, more: &str) {
     text.push('\n');
 }
 
+/// Lets this process, and what it starts, have so many open files.
+pub fn raise_limit(descriptors: u64) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= descriptors);
+    if !enough(current) {
+        assert!(enough(maximum), "the test needs {descriptors} descriptors");
+        let raised = Rlimit {
+            current: Some(descriptors),
+            maximum,
+        };
+        setrlimit(Resource::Nofile, raised).expect("a higher limit");
+    }
+}
+
 /// The program with an environment of which nothing of the developer's is left.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_authgate"));
@@ -246,11 +271,20 @@ pub fn program() -> Command {
     command
 }
 
-/// The same, with a limit of open files that it cannot raise.
-fn program_within(open_files: usize) -> Command {
+/// The same, with limits of open files and of bytes of memory that it cannot raise.
+fn program_within(open_files: Option<usize>, memory: Option<usize>) -> Command {
+    if open_files.is_none() && memory.is_none() {
+        return program();
+    }
+    let mut limits = String::new();
+    for (option, limit) in [("n", open_files), ("d", memory.map(|bytes| bytes / 1024))] {
+        if let Some(limit) = limit {
+            write!(limits, "ulimit -{option} {limit}; ").expect("room in a string");
+        }
+    }
     let mut command = Command::new("/bin/sh");
     command.env_clear();
-    command.args(["-c", &format!("ulimit -n {open_files}; exec \"$0\" \"$@\"")]);
+    command.args(["-c", &format!("{limits}exec \"$0\" \"$@\"")]);
     command.arg(env!("CARGO_BIN_EXE_authgate"));
     command
 }
@@ -506,6 +540,19 @@ impl Proxy {
     pub fn descriptors(&self) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.id()));
         open.expect("/proc").count()
+    }
+
+    /// Changes how many files it may open from now on; answers with what it was.
+    pub fn limit_files(&self, limit: u64) -> u64 {
+        let id = i32::try_from(self.id()).expect("a process id");
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let limits = Rlimit {
+            current: Some(limit),
+            maximum,
+        };
+        let before = prlimit(Pid::from_raw(id), Resource::Nofile, limits);
+        let before = before.expect("a process of ours").current;
+        before.expect("a limit of open files")
     }
 
     fn status(&self, name: &str) -> usize {

@@ -31,6 +31,8 @@ pub enum Reply {
     Close,
     /// Never answers.
     Hang,
+    /// Never answers, and never reads more than the head.
+    Deaf,
     /// Writes this head and then what [`Exchange::feed`] brings.
     Stream(Vec<u8>),
     /// Sends every part of the body back as it comes, and trailers as trailers.
@@ -456,6 +458,7 @@ impl Turn<'_> {
                 self.wire.wait_closed().await;
                 Ok(Next::EndedByPeer)
             }
+            Reply::Deaf => std::future::pending().await,
             Reply::Stream(head) => {
                 self.read_body().await?;
                 self.wire.send(&head).await?;

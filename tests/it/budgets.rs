@@ -1,0 +1,545 @@
+//! Storms in the memory of the Kubernetes sample. What strangers can make the process hold never ends it:
+//! they are told to go, or wait. Whoever is known to it is served all the while, and so are probes.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::issuer::Issuer;
+use crate::support::frames::{
+    CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, LARGEST_WINDOW,
+    PREFACE, WHOLE, block, data, frame, pseudo, settings, window_update,
+};
+use crate::support::upstream::response;
+use crate::support::wire::PATIENCE;
+use crate::support::{Head, Proxy, Reply, Request, Setup, Upstream, raise_limit, within};
+
+/// `limits.memory` of config/kubernetes.yaml, which a test compares.
+const MEMORY: usize = 128 * 1024 * 1024;
+
+const OPEN: &str = "[[route]]\npath = \"/**\"\naccess = \"public\"";
+
+const GOOD: &str = "/good";
+const DEAF: &str = "/deaf";
+const HANG: &str = "/hang";
+const LARGE: &str = "/large";
+
+/// An answer that a client must take a while for, and that no buffers of the kernel hold.
+const LARGE_BYTES: usize = 1024 * 1024;
+
+/// What the known user and the prober do between two rounds.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Between two looks at metrics that settle.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How often the known user asks at least, in each of its ways.
+const ROUNDS: usize = 20;
+
+/// After so many connections a storm waits until the known user has been served once more: whoever comes
+/// new waits behind those who came before, and the program of a test is slow.
+const WAVE: usize = 500;
+
+/// Connections that a storm may have open at a time, beside what the test needs itself.
+const DESCRIPTORS: u64 = 10_500;
+
+fn backend(head: &Head) -> Reply {
+    match head.target() {
+        DEAF => Reply::Deaf,
+        HANG => Reply::Hang,
+        LARGE => Reply::Bytes(response("200 OK", &[], &"q".repeat(LARGE_BYTES))),
+        _ => Reply::ok("hello"),
+    }
+}
+
+/// A process with little memory, and somebody who uses it.
+struct Scene {
+    proxy: Proxy,
+    _upstream: Upstream,
+    _issuer: Issuer,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        Self::with(|setup| setup).await
+    }
+
+    async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
+        /// One storm at a time.
+        static ALONE: Mutex<()> = Mutex::const_new(());
+        let alone = ALONE.lock().await;
+        raise_limit(DESCRIPTORS);
+        let issuer = Issuer::start();
+        // What a Unix socket takes without being read is little, wherever the test runs.
+        let upstream = Upstream::start_unix(backend);
+        let setup = Setup::new(&issuer, &upstream)
+            .memory(MEMORY)
+            .top("workers = 2")
+            .rest(OPEN);
+        Self {
+            proxy: change(setup).start().await,
+            _upstream: upstream,
+            _issuer: issuer,
+            _alone: alone,
+        }
+    }
+
+    /// Goes through a storm; answers with those whose connections are open when it is over.
+    async fn endures(&self, storm: impl FnOnce(&Place) -> Crowd + Send + 'static) -> Crowd {
+        let served = Arc::<Served>::default();
+        let user = KnownUser::arrives(&self.proxy, Arc::clone(&served));
+        let place = Place {
+            address: self.proxy.data,
+            served,
+        };
+        let crowd = spawn_blocking(move || storm(&place)).await;
+        user.leaves().await;
+        crowd.expect("a whole storm")
+    }
+
+    /// What is held of a budget, or another value of it.
+    async fn budget(&self, value: &str, budget: &str) -> usize {
+        let name = format!("authgate_budget_{value}{{budget=\"{budget}\"}}");
+        let metrics = self.proxy.admin("GET", "/metrics").await.text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        let number = line.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+        number.trim().parse().expect("a number")
+    }
+
+    /// When a storm is over, nothing is held for it.
+    async fn recovers(self) {
+        for budget in ["head_bytes", "buffer_bytes"] {
+            let given_back = async {
+                while self.budget("used", budget).await > 0 {
+                    tokio::time::sleep(LOOK).await;
+                }
+            };
+            within(&format!("all {budget} to be given back"), given_back).await;
+        }
+        assert_eq!(self.proxy.send(&Request::get(GOOD)).await.text(), "hello");
+    }
+}
+
+/// Where a storm goes, and how the known user is getting on there.
+struct Place {
+    address: SocketAddr,
+    served: Arc<Served>,
+}
+
+impl Place {
+    /// Waits until the known user was served in all ways, from here on.
+    fn wait_for_known_user(&self) {
+        let Served { rounds, next } = &*self.served;
+        let before = rounds.lock().expect("the known user is served");
+        let enough = *before + 2;
+        let waited = next.wait_timeout_while(before, PATIENCE, |rounds| *rounds < enough);
+        let (now, _) = waited.expect("the known user is served");
+        assert!(*now >= enough, "the known user waits in vain");
+    }
+}
+
+/// How many rounds of the known user are over.
+#[derive(Default)]
+struct Served {
+    rounds: std::sync::Mutex<usize>,
+    next: Condvar,
+}
+
+/// Somebody who asks on one connection again and again, and on a new one each time, and a prober.
+struct KnownUser {
+    task: JoinHandle<()>,
+    storm_is_over: Arc<AtomicBool>,
+}
+
+impl KnownUser {
+    fn arrives(proxy: &Proxy, served: Arc<Served>) -> Self {
+        let storm_is_over = Arc::new(AtomicBool::new(false));
+        let (data, admin, over) = (proxy.data, proxy.admin, Arc::clone(&storm_is_over));
+        let task = spawn_blocking(move || {
+            let mut kept = None;
+            let mut round = 0;
+            while round < ROUNDS || !over.load(Ordering::Relaxed) {
+                ask_on_kept(data, &mut kept);
+                ask_on_new(data, GOOD, "hello").expect("a new connection is served");
+                ask_on_new(admin, "/livez", "alive").expect("probes are served");
+                round += 1;
+                *served.rounds.lock().expect("a running storm") = round;
+                served.next.notify_all();
+                std::thread::sleep(PAUSE);
+            }
+        });
+        Self {
+            task,
+            storm_is_over,
+        }
+    }
+
+    async fn leaves(self) {
+        self.storm_is_over.store(true, Ordering::Relaxed);
+        // Every step of it has its patience.
+        self.task.await.expect("the known user is served");
+    }
+}
+
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// An idle connection may be closed: then there is another one, as every client makes it.
+fn ask_on_kept(address: SocketAddr, kept: &mut Option<TcpStream>) {
+    if let Some(stream) = kept
+        && ask(stream, GOOD, "hello").is_ok()
+    {
+        return;
+    }
+    let mut stream = connect(address).expect("a connection");
+    ask(&mut stream, GOOD, "hello").expect("the known user is served");
+    *kept = Some(stream);
+}
+
+fn ask_on_new(address: SocketAddr, path: &str, text: &str) -> io::Result<()> {
+    ask(&mut connect(address)?, path, text)
+}
+
+/// Asks once, and reads until the text is there.
+fn ask(stream: &mut TcpStream, path: &str, text: &str) -> io::Result<()> {
+    stream.write_all(&Request::get(path).bytes())?;
+    let mut answer = Vec::new();
+    let mut space = [0; 2048];
+    loop {
+        let length = stream.read(&mut space)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend_from_slice(&space[..length]);
+        let so_far = String::from_utf8_lossy(&answer);
+        if so_far.contains(text) {
+            assert!(so_far.starts_with("HTTP/1.1 200 "), "{so_far}");
+            return Ok(());
+        }
+    }
+}
+
+/// The connections of a storm.
+struct Crowd(Vec<TcpStream>);
+
+impl Crowd {
+    /// So many connections, each of which does this.
+    fn each(place: &Place, count: usize, mut act: impl FnMut(&mut TcpStream)) -> Self {
+        let mut crowd = Vec::new();
+        for number in 1..=count {
+            let mut stream = connect(place.address).expect("a connection");
+            act(&mut stream);
+            crowd.push(stream);
+            if number % WAVE == 0 || number == count {
+                place.wait_for_known_user();
+            }
+        }
+        Self(crowd)
+    }
+
+    /// Each says this and stops.
+    fn of(place: &Place, count: usize, bytes: &[u8]) -> Self {
+        Self::each(place, count, |stream| {
+            // Who is sent away does not take it all, and hears of it later.
+            let _gone = stream.write_all(bytes);
+        })
+    }
+
+    /// Each says this and waits for its answer, in which this text is.
+    fn served(place: &Place, count: usize, bytes: &[u8], text: &[u8]) -> Self {
+        Self::each(place, count, |stream| {
+            let mut answer = Vec::new();
+            let mut space = [0; 2048];
+            stream.write_all(bytes).expect("room to send");
+            while !answer.windows(text.len()).any(|part| part == text) {
+                let length = stream.read(&mut space).expect("an answer");
+                assert!(length > 0, "the end after {answer:?}");
+                answer.extend_from_slice(&space[..length]);
+            }
+        })
+    }
+
+    /// Each begins with this, and goes on with as much of a body as is taken at once.
+    fn uploading(place: &Place, count: usize, head: &[u8], piece: &[u8], times: usize) -> Self {
+        Self::each(place, count, |stream| {
+            stream.write_all(head).expect("room to send");
+            stream.set_nonblocking(true).expect("an option");
+            for _ in 0..times {
+                let _full = stream.write(piece);
+            }
+        })
+    }
+
+    /// What each of them has heard.
+    fn tally(self) -> BTreeMap<Heard, usize> {
+        let mut tally = BTreeMap::new();
+        for stream in self.0 {
+            *tally.entry(Heard::on(stream)).or_default() += 1;
+        }
+        tally
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    Nothing,
+    Status(u16),
+    /// Frames of HTTP/2, among them a GOAWAY or none.
+    Frames {
+        goaway: bool,
+    },
+    /// The end of the connection, properly or not.
+    End,
+}
+
+impl Heard {
+    /// What has come so far.
+    fn on(mut stream: TcpStream) -> Self {
+        stream.set_nonblocking(true).expect("an option");
+        let mut bytes = Vec::new();
+        let ended = stream.read_to_end(&mut bytes);
+        let is_open = ended.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if let Some(line) = bytes.strip_prefix(b"HTTP/1.1 ") {
+            let status = String::from_utf8_lossy(&line[..3]);
+            return Self::Status(status.parse().expect("a status"));
+        }
+        match (bytes.is_empty(), is_open) {
+            (true, true) => Self::Nothing,
+            (true, false) => Self::End,
+            (false, _) => Self::Frames {
+                goaway: has_goaway(&bytes),
+            },
+        }
+    }
+}
+
+fn has_goaway(mut bytes: &[u8]) -> bool {
+    while let Some([high, middle, low, kind]) = bytes.first_chunk() {
+        if *kind == GOAWAY {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, *high, *middle, *low]);
+        let frame = 9 + usize::try_from(length).expect("a short frame");
+        bytes = bytes.get(frame..).unwrap_or_default();
+    }
+    false
+}
+
+/// A head over HTTP/1 of so many bytes, that is not over.
+fn unfinished_head(bytes: usize) -> Vec<u8> {
+    let mut head = b"GET /x HTTP/1.1\r\nHost: a\r\n".to_vec();
+    while head.len() < bytes {
+        head.extend_from_slice(b"X-Padding: ");
+        head.extend(vec![b'y'; 4000.min(bytes - head.len())]);
+        head.extend_from_slice(b"\r\n");
+    }
+    head
+}
+
+#[tokio::test]
+async fn unfinished_heads_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| Crowd::of(place, 5_000, &unfinished_head(60_000)))
+        .await;
+    let evicted = scene.budget("evicted_total", "head_bytes").await;
+    assert!(evicted > 1_000, "{evicted} heads made way for others");
+    assert!(scene.budget("refused_total", "head_bytes").await > 0);
+    // The oldest are told what has become of them.
+    let tally = crowd.tally();
+    let told = tally.get(&Heard::Status(408)).copied().unwrap_or_default();
+    assert!(told > 1_000, "{tally:?}");
+    let others = tally
+        .keys()
+        .filter(|heard| matches!(heard, Heard::Status(_)));
+    assert_eq!(others.count(), 1, "{tally:?}");
+    scene.recovers().await;
+}
+
+/// A head over HTTP/2 of so many bytes, that goes on in further frames and is not over.
+fn unfinished_head_of_http2(bytes: usize) -> Vec<u8> {
+    let mut fields = block(&pseudo("GET", "/x"));
+    while fields.len() < bytes {
+        let name = format!("x-padding-{}", fields.len());
+        fields.extend(block(&[(name, "y".repeat(4000))]));
+    }
+    let mut pieces = fields.chunks(16_000);
+    let first = pieces.next().expect("a first piece");
+    let mut head = [PREFACE, &settings(&[])].concat();
+    head.extend(frame(HEADERS, END_STREAM, 1, first));
+    for piece in pieces {
+        head.extend(frame(CONTINUATION, 0, 1, piece));
+    }
+    head
+}
+
+#[tokio::test]
+async fn unfinished_heads_of_http2_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| Crowd::of(place, 2_500, &unfinished_head_of_http2(60_000)))
+        .await;
+    assert!(scene.budget("evicted_total", "head_bytes").await > 0);
+    let tally = crowd.tally();
+    let told = tally.get(&Heard::Frames { goaway: true });
+    assert!(told.is_some_and(|told| *told > 500), "{tally:?}");
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_make_way() {
+    let scene = Scene::set().await;
+    let crowd = scene.endures(|place| Crowd::of(place, 10_000, b"")).await;
+    let tally = crowd.tally();
+    let gone = tally.get(&Heard::End).copied().unwrap_or_default();
+    assert!(gone > 5_000, "{tally:?}");
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn idle_connections_make_way() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| Crowd::served(place, 2_500, &Request::get(GOOD).bytes(), b"hello"))
+        .await;
+    let capacity = scene.budget("capacity", "connections").await;
+    let evicted = scene.budget("evicted_total", "connections").await;
+    assert!(evicted > 1_000, "{evicted} of {capacity} made way");
+    // All were served, and they end between two requests, the longest idle first.
+    let ends: Vec<bool> = crowd
+        .0
+        .into_iter()
+        .map(|stream| Heard::on(stream) == Heard::End)
+        .collect();
+    let (first, last) = (&ends[..1_000], &ends[ends.len() - 100..]);
+    assert!(first.iter().all(|is_gone| *is_gone));
+    assert!(last.iter().all(|is_gone| !*is_gone));
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn idle_connections_of_http2_make_way() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| {
+            let request = frame(HEADERS, WHOLE, 1, &block(&pseudo("GET", GOOD)));
+            let bytes = [PREFACE, &settings(&[]), &request].concat();
+            Crowd::served(place, 1_200, &bytes, b"hello")
+        })
+        .await;
+    let told: Vec<bool> = crowd
+        .0
+        .into_iter()
+        .map(|stream| Heard::on(stream) == Heard::Frames { goaway: true })
+        .collect();
+    let (first, last) = (&told[..500], &told[told.len() - 50..]);
+    assert!(first.iter().all(|is_told| *is_told));
+    assert!(last.iter().all(|is_told| !*is_told));
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn uploads_that_the_backend_does_not_read_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| {
+            let head = Request::new("POST", DEAF).header("Content-Length", "100000000");
+            Crowd::uploading(place, 500, &head.bytes(), &[b'z'; 65_536], 12)
+        })
+        .await;
+    assert!(scene.budget("refused_total", "buffer_bytes").await > 0);
+    // They wait for the backend, as without a storm.
+    let tally = crowd.tally();
+    assert_eq!(tally, BTreeMap::from([(Heard::Nothing, 500)]));
+}
+
+#[tokio::test]
+async fn uploads_over_http2_that_the_backend_does_not_read_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| {
+            let request = frame(HEADERS, END_HEADERS, 1, &block(&pseudo("POST", DEAF)));
+            let head = [PREFACE, &settings(&[]), &request].concat();
+            // As much as the window of a new connection allows.
+            let piece = data(0, 1, &[b'z'; 16_000]).repeat(4);
+            Crowd::uploading(place, 300, &head, &piece, 1)
+        })
+        .await;
+    drop(crowd);
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn answers_that_clients_do_not_take_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| Crowd::of(place, 200, &Request::get(LARGE).bytes()))
+        .await;
+    let (used, capacity) = (
+        scene.budget("used", "buffer_bytes").await,
+        scene.budget("capacity", "buffer_bytes").await,
+    );
+    assert!(0 < used && used <= capacity, "{used} of {capacity}");
+    drop(crowd);
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn answers_over_http2_that_clients_do_not_take_do_not_end_the_process() {
+    let scene = Scene::set().await;
+    let crowd = scene
+        .endures(|place| {
+            let window = LARGEST_WINDOW - 65_535;
+            let mut bytes = [PREFACE, &settings(&[(INITIAL_WINDOW_SIZE, LARGEST_WINDOW)])].concat();
+            bytes.extend(window_update(0, window));
+            for stream in (1..).step_by(2).take(20) {
+                let request = block(&pseudo("GET", LARGE));
+                bytes.extend(frame(HEADERS, WHOLE, stream, &request));
+            }
+            Crowd::of(place, 10, &bytes)
+        })
+        .await;
+    drop(crowd);
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn streams_without_number_leave_room_for_others() {
+    const CONNECTIONS: usize = 11;
+    const STREAMS: usize = 95;
+    let scene = Scene::with(|setup| setup.open_files(1024)).await;
+    let crowd = scene
+        .endures(|place| {
+            let mut bytes = [PREFACE, &settings(&[])].concat();
+            for stream in (1..).step_by(2).take(STREAMS) {
+                let request = block(&pseudo("GET", HANG));
+                bytes.extend(frame(HEADERS, WHOLE, stream, &request));
+            }
+            Crowd::of(place, CONNECTIONS, &bytes)
+        })
+        .await;
+    let capacity = scene.budget("capacity", "connections").await;
+    let used = scene.budget("used", "connections").await;
+    // Each connection of HTTP/2 has two places in any case.
+    let in_any_case = 2 * (CONNECTIONS + 1);
+    let most = capacity * 3 / 4 + in_any_case;
+    assert!(used <= most, "{used} of {capacity}");
+    let refused = scene.budget("refused_total", "connections").await;
+    let asked = CONNECTIONS * STREAMS;
+    assert!(refused >= asked - capacity, "{refused} of {asked}");
+    assert!(scene.proxy.descriptors() < 1024);
+    drop(crowd);
+    scene.recovers().await;
+}
