@@ -3,16 +3,19 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
 use super::Refusal;
+use super::body_room::{BodyRoom, Entry, Held, Unread};
 use super::first_sight::Overloaded;
 use super::long_reads::LongReads;
+use crate::budget::Share;
 use crate::canonical::CanonicalRequest;
 use crate::config::Config;
 use crate::listener::Client;
@@ -20,58 +23,28 @@ use crate::mcp::{self, Call, Message, MessageError, Principal, RequestId, Revisi
 use crate::policy::{Caller, Denial, Matched, Permit};
 use crate::upstream::{Failure, RequestBody, RequestBodyError};
 
-/// How many bytes of bodies a worker thread holds until they are passed on: as many messages as it
-/// decides on at a time are far smaller, and all connections together must not fill the memory.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
-
 /// A client's body: still to come, or read for what it asks.
 pub(super) struct ClientBody {
     pub(super) incoming: Incoming,
     read: Option<Bytes>,
 }
 
-/// Room for bodies that are read.
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    taken: AtomicUsize,
+/// Where a body is read, and on whose behalf.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Intake<'r> {
+    pub(super) room: &'r Arc<BodyRoom>,
+    /// What the client's connection holds there; `None` where others speak through it.
+    pub(super) connection: Option<&'r Share>,
+    pub(super) caller: &'r Share,
+    pub(super) turns: &'r LongReads,
 }
 
-/// A body in it.
-struct Held {
-    bytes: Vec<u8>,
-    room: Arc<Room>,
-    taken: usize,
-}
-
-impl Held {
-    const fn new(room: Arc<Room>) -> Self {
-        Self {
-            bytes: Vec::new(),
-            room,
-            taken: 0,
-        }
-    }
-
-    fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let before = self.room.taken.fetch_add(data.len(), Ordering::Relaxed);
-        self.taken = self.taken.saturating_add(data.len());
-        if before.saturating_add(data.len()) > MAX_HELD_BYTES {
-            return Err(Refusal::NoRoom);
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.room.taken.fetch_sub(self.taken, Ordering::Relaxed);
+impl Intake<'_> {
+    fn admit(self, declared: u64) -> Result<Entry, Unread> {
+        let declared = usize::try_from(declared).unwrap_or(usize::MAX);
+        let shares = self.connection.into_iter().chain([self.caller]);
+        let shares = shares.cloned().collect();
+        self.room.admit(shares, declared, Instant::now())
     }
 }
 
@@ -106,7 +79,7 @@ impl ClientBody {
         config: &Config,
         version: Version,
         client: &Client,
-        room: &Arc<Room>,
+        intake: Intake<'_>,
     ) -> Result<Bytes, Refusal> {
         if let Some(read) = &self.read {
             return Ok(read.clone());
@@ -118,10 +91,9 @@ impl ClientBody {
             return Err(Refusal::Message(MessageError::BodyTooLarge));
         }
         let is_empty = self.incoming.is_end_stream();
+        let entry = intake.admit(declared).map_err(Refusal::Unread)?;
         let patience = config.timeouts.response_header;
-        let held = Held::new(Arc::clone(room));
-        let read = tokio::time::timeout(patience, self.collect(limit, version, held)).await;
-        let read = read.map_err(|_| Failure::UploadStalled(patience))??;
+        let read = self.collect(limit, patience, version, entry).await?;
         if !is_empty {
             client.body_ended();
         }
@@ -131,30 +103,47 @@ impl ClientBody {
     async fn collect(
         &mut self,
         limit: usize,
+        patience: Duration,
         version: Version,
-        mut held: Held,
+        mut entry: Entry,
     ) -> Result<Held, Refusal> {
         loop {
-            let frame = poll_fn(|cx| Pin::new(&mut self.incoming).poll_frame(cx)).await;
-            let frame = match frame {
+            let deadline = entry.deadline(patience).into();
+            let next = self.next_frame(&mut entry);
+            let next = tokio::time::timeout_at(deadline, next).await;
+            let next = next.map_err(|_| Refusal::Unread(Unread::TooSlow))?;
+            let frame = match next.map_err(Refusal::Unread)? {
                 // hyper takes a stream that is reset with NO_ERROR for one that has ended.
                 None if version == Version::HTTP_2 && !self.incoming.is_end_stream() => {
                     return Err(Failure::Body(RequestBodyError::Gone(None)).into());
                 }
-                None => return Ok(held),
+                None => return entry.finish().map_err(Refusal::Unread),
                 Some(Err(error)) => {
                     return Err(Failure::Body(RequestBodyError::of_client(error)).into());
                 }
                 Some(Ok(frame)) => frame,
             };
             let Some(data) = frame.data_ref() else {
-                return Ok(held);
+                return entry.finish().map_err(Refusal::Unread);
             };
-            if held.bytes.len().saturating_add(data.len()) > limit {
+            if entry.length().saturating_add(data.len()) > limit {
                 return Err(Refusal::Message(MessageError::BodyTooLarge));
             }
-            held.push(data)?;
+            let pushed = entry.push(data, limit, Instant::now());
+            pushed.map_err(Refusal::Unread)?;
         }
+    }
+
+    /// The next part, unless the message has given way before it comes.
+    async fn next_frame(
+        &mut self,
+        entry: &mut Entry,
+    ) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Unread> {
+        poll_fn(|cx| match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(Ok(frame)),
+            Poll::Pending => entry.poll_given_up(cx).map(Err),
+        })
+        .await
     }
 }
 
@@ -217,8 +206,7 @@ pub(super) async fn read(
     request: &CanonicalRequest,
     body: &mut ClientBody,
     client: &Client,
-    room: &Arc<Room>,
-    turns: &LongReads,
+    intake: Intake<'_>,
     id: &mut RequestId,
 ) -> Result<Vec<Message>, Refusal> {
     let call = of_head(config, request).map_err(Refusal::Message)?;
@@ -226,10 +214,13 @@ pub(super) async fn read(
         Some(call) if !config.mcp.read_bodies => return Ok(vec![Message::Call(call)]),
         call => call,
     };
-    let bytes = body.whole(config, request.version(), client, room).await?;
+    let bytes = body
+        .whole(config, request.version(), client, intake)
+        .await?;
     *id = RequestId::Null;
-    let read = turns.in_turn(bytes.len(), || mcp::read_body(&bytes)).await;
-    let read = read.map_err(|Overloaded| Refusal::NoRoom)?;
+    let read = || mcp::read_body(&bytes);
+    let read = intake.turns.in_turn(bytes.len(), read).await;
+    let read = read.map_err(|Overloaded| Refusal::Overloaded)?;
     let body = read.map_err(Refusal::Message)?;
     *id = body.id.clone();
     if let Some(call) = call {
@@ -247,28 +238,4 @@ pub(super) fn principal<'p>(permit: &'p Permit<'_>) -> Option<Principal<'p>> {
         subject: token.subject(),
         client: client("azp").or_else(|| client("client_id")),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Held, MAX_HELD_BYTES, Refusal, Room};
-    use std::sync::Arc;
-    use std::sync::atomic::Ordering;
-
-    #[test]
-    fn all_bodies_together_are_bounded() {
-        let room = Arc::new(Room::default());
-        let part = vec![0; MAX_HELD_BYTES / 4];
-        let mut held: Vec<Held> = (0..5).map(|_| Held::new(Arc::clone(&room))).collect();
-        for (place, one) in held.iter_mut().enumerate() {
-            let pushed = one.push(&part);
-            assert_eq!(pushed.is_ok(), place < 4, "{place}");
-            assert!(place < 4 || matches!(pushed, Err(Refusal::NoRoom)));
-        }
-        held.truncate(2);
-        let mut again = Held::new(Arc::clone(&room));
-        assert!(again.push(&part).is_ok() && again.push(&part).is_ok());
-        drop((held, again));
-        assert_eq!(room.taken.load(Ordering::Relaxed), 0);
-    }
 }

@@ -3,6 +3,7 @@
 mod access_log;
 mod authenticate;
 mod body;
+mod body_room;
 mod challenge;
 mod first_sight;
 mod frames;
@@ -54,7 +55,7 @@ use crate::upstream::{Asker, Failure};
 use access_log::AccessLog;
 use first_sight::FirstSight;
 use long_reads::LongReads;
-use message::{ClientBody, Room};
+use message::{ClientBody, Intake};
 use possession::Possession;
 use settings::CurrentUpstream;
 use tools::ToolFilter;
@@ -69,7 +70,6 @@ pub struct Proxy {
     first_sight: FirstSight,
     proofs: FirstSight,
     long_reads: Arc<LongReads>,
-    room: Arc<Room>,
     places: Arc<Places<Body>>,
     random: Mutex<Random>,
 }
@@ -103,7 +103,6 @@ impl Proxy {
             first_sight: FirstSight::default(),
             proofs: FirstSight::default(),
             long_reads: Arc::default(),
-            room: Arc::default(),
             places: Arc::default(),
             random: Mutex::new(Random::new()),
         }
@@ -375,11 +374,14 @@ impl Proxy {
                 Some(id) if message::is_needed(rules, &caller) => {
                     // Boxed, so that it takes no room in the futures of those whose body is not read.
                     let config = &settings.config;
-                    let (room, turns) = (&self.room, &self.long_reads);
-                    Box::pin(message::read(
-                        config, request, body, client, room, turns, id,
-                    ))
-                    .await?
+                    let intake = Intake {
+                        room: &self.shared.messages,
+                        connection: (!peer_is_trusted(config, client))
+                            .then_some(&client.shares().messages),
+                        caller: &exchange.caller.messages,
+                        turns: &self.long_reads,
+                    };
+                    Box::pin(message::read(config, request, body, client, intake, id)).await?
                 }
                 _ => Vec::new(),
             };
@@ -416,12 +418,6 @@ impl Proxy {
         request_id: &'r HeaderValue,
         traceparent: &'r HeaderValue,
     ) -> Outbound<'r> {
-        let is_trusted = client.address().is_some_and(|peer| {
-            config
-                .trusted_proxies
-                .iter()
-                .any(|network| network.contains(&peer.ip().to_canonical()))
-        });
         let upstream_is_http2 = config.upstream_protocol == UpstreamProtocol::Http2;
         Outbound {
             identity: None,
@@ -435,7 +431,7 @@ impl Proxy {
             pseudonym: &self.shared.pseudonym,
             peer: Peer {
                 address: client.forwarded_for(),
-                is_trusted,
+                is_trusted: peer_is_trusted(config, client),
             },
             request_id,
             traceparent,
@@ -572,6 +568,13 @@ fn own_answer(
         return Err(Refusal::OriginDenied);
     }
     Ok(None)
+}
+
+fn peer_is_trusted(config: &Config, client: &Client) -> bool {
+    client.address().is_some_and(|peer| {
+        let mut networks = config.trusted_proxies.iter();
+        networks.any(|network| network.contains(&peer.ip().to_canonical()))
+    })
 }
 
 /// Seals the MCP session of an answer, where sessions belong to somebody.

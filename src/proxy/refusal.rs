@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::body_room::Unread;
 use crate::budget::Exhausted;
 use crate::canonical::{PathError, RequestError};
 use crate::headers::HeadError;
@@ -36,8 +37,6 @@ pub enum Refusal {
     Message(MessageError),
     /// A resource's metadata is asked for with a method that it has not.
     MetadataMethod,
-    /// Too many bodies are being read.
-    NoRoom,
     /// The request comes from a page on an origin that is not welcome.
     OriginDenied,
     /// Too many tokens or proofs are waiting for their signature check.
@@ -61,6 +60,8 @@ pub enum Refusal {
     TooManyHeaders,
     /// The MCP session is none of this caller's.
     UnknownSession,
+    /// An MCP message was not read to its end.
+    Unread(Unread),
     /// It is no request.
     Unreadable(Unreadable),
     /// The upstream did not answer.
@@ -107,9 +108,10 @@ impl Refusal {
             Self::Message(error) => error.code(),
             Self::MetadataMethod => "method_denied",
             Self::OriginDenied => "origin_denied",
-            Self::Exhausted(_) | Self::NoRoom | Self::Overloaded | Self::ReplayCacheFull => {
-                "overloaded"
-            }
+            Self::Exhausted(_)
+            | Self::Overloaded
+            | Self::ReplayCacheFull
+            | Self::Unread(Unread::NoRoom(_)) => "overloaded",
             Self::Path(PathError::TooManyReadings) => "path_ambiguous",
             Self::Path(_) => "path_malformed",
             Self::Proof { error, .. } => error.code(),
@@ -118,7 +120,8 @@ impl Refusal {
             Self::TooManyHeaders => "headers_too_many",
             Self::UnknownSession => "mcp_session_unknown",
             Self::Unreadable(Unreadable::HeadTooLarge) => "headers_too_large",
-            Self::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => "request_timeout",
+            Self::Unread(Unread::GaveWay | Unread::TooSlow)
+            | Self::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => "request_timeout",
             Self::UriTooLong | Self::Unreadable(Unreadable::TargetTooLong) => "uri_too_long",
             Self::Upstream(failure) => failure.code(),
         }
@@ -147,6 +150,7 @@ impl Refusal {
             | Self::Path(_)
             | Self::ResourceUnknown
             | Self::TooManyHeaders
+            | Self::Unread(Unread::GaveWay | Unread::TooSlow)
             | Self::Unreadable(_)
             | Self::UriTooLong => "http_request_error",
             Self::Denied(_)
@@ -160,9 +164,9 @@ impl Refusal {
             Self::Answer(_) => "http_protocol_error",
             Self::Exhausted(_)
             | Self::KeysUnavailable
-            | Self::NoRoom
             | Self::Overloaded
-            | Self::ReplayCacheFull => "proxy_internal_error",
+            | Self::ReplayCacheFull
+            | Self::Unread(Unread::NoRoom(_)) => "proxy_internal_error",
             Self::Loop => "proxy_loop_detected",
             Self::Upstream(failure) => failure.error_type(),
         }
@@ -178,7 +182,8 @@ impl Refusal {
                     | HeadError::TransferEncoding
                     | HeadError::Upgrade
                     | HeadError::UpgradeWithBody
-            ) | Self::Upstream(Failure::UploadStalled(_))
+            ) | Self::Unread(Unread::GaveWay | Unread::TooSlow)
+                | Self::Upstream(Failure::UploadStalled(_))
         )
     }
 
@@ -212,7 +217,6 @@ impl fmt::Display for Refusal {
             }
             Self::Message(error) => error.fmt(f),
             Self::MetadataMethod => write!(f, "only {:?}", super::resource::METHODS),
-            Self::NoRoom => f.write_str("too many bodies are being read"),
             Self::OriginDenied => {
                 f.write_str("the origin is neither in cors.origins nor that of the resource")
             }
@@ -230,6 +234,7 @@ impl fmt::Display for Refusal {
             Self::UnknownSession => f.write_str(
                 "the Mcp-Session-Id was not given to this caller by anybody with the key",
             ),
+            Self::Unread(why) => why.fmt(f),
             Self::Unreadable(why) => why.fmt(f),
             Self::Upstream(failure) => failure.fmt(f),
             Self::UriTooLong => f.write_str("the target is longer than limits.uri_bytes"),

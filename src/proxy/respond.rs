@@ -8,6 +8,7 @@ use http::header::{
 use http::{Response, StatusCode};
 
 use super::access_log::AccessLog;
+use super::body_room::Unread;
 use super::challenge::{self, Challenge, Realm};
 use super::possession::DPOP_NONCE;
 use super::schemes::Schemes;
@@ -113,9 +114,9 @@ fn answer(refusal: &Refusal) -> Answer {
         },
         Refusal::OriginDenied => Answer::plain(StatusCode::FORBIDDEN, "Access denied"),
         Refusal::Exhausted(_)
-        | Refusal::NoRoom
         | Refusal::Overloaded
-        | Refusal::ReplayCacheFull => overloaded(),
+        | Refusal::ReplayCacheFull
+        | Refusal::Unread(Unread::NoRoom(_)) => overloaded(),
         Refusal::Path(_) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed path"),
         Refusal::Proof { error, nonce } => proof_refused(error, nonce.as_ref()),
         Refusal::ResourceUnknown => Answer::plain(StatusCode::NOT_FOUND, "Resource unknown"),
@@ -132,7 +133,8 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::Unreadable(Unreadable::Malformed(_)) => {
             Answer::plain(StatusCode::BAD_REQUEST, "Malformed request")
         }
-        Refusal::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => request_timeout(),
+        Refusal::Unread(Unread::GaveWay | Unread::TooSlow)
+        | Refusal::Unreadable(Unreadable::TooSlow(_) | Unreadable::Evicted) => request_timeout(),
         Refusal::Upstream(failure) => failed(failure),
         Refusal::UriTooLong | Refusal::Unreadable(Unreadable::TargetTooLong) => {
             Answer::plain(StatusCode::URI_TOO_LONG, "Request target too long")
@@ -149,9 +151,8 @@ fn failed(failure: &Failure) -> Answer {
         Failure::Body(
             RequestBodyError::Answered | RequestBodyError::Gone(_) | RequestBodyError::Malformed(_),
         ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
-        Failure::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_)) | Failure::Full => {
-            overloaded()
-        }
+        Failure::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_))
+        | Failure::Full => overloaded(),
         Failure::Connect(ConnectError::Timeout(_)) | Failure::ResponseTimeout(_) => {
             Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")
         }
@@ -312,9 +313,9 @@ const fn rpc_code(refusal: &Refusal) -> &'static str {
         Refusal::Answer(_)
         | Refusal::Exhausted(_)
         | Refusal::KeysUnavailable
-        | Refusal::NoRoom
         | Refusal::Overloaded
         | Refusal::ReplayCacheFull
+        | Refusal::Unread(_)
         | Refusal::Upstream(_) => "-32603",
         Refusal::Authorization(_)
         | Refusal::BodyTooLarge

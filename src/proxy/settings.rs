@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::body_room::BodyRoom;
 use super::possession::Remembered;
 use crate::budget::{Budgets, Callers, Sizes};
 use crate::config::Config;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub budgets: Budgets,
     /// What each caller holds of them.
     pub(super) callers: Callers,
+    /// Where MCP messages are read.
+    pub(super) messages: Arc<BodyRoom>,
     room: Room,
 }
 
@@ -148,6 +151,7 @@ impl Shared {
             metrics,
             pseudonym: Pseudonym::new(instance),
             used_proofs: ReplayCache::default(),
+            messages: Arc::new(BodyRoom::new(&Budgets::default().messages)),
             budgets: Budgets::default(),
             callers: Callers::default(),
             room: Room::default(),
@@ -158,6 +162,7 @@ impl Shared {
     #[must_use]
     pub fn with_budgets(self, budgets: Budgets) -> Self {
         Self {
+            messages: Arc::new(BodyRoom::new(&budgets.messages)),
             room: Room::new(&budgets.upstream_connections),
             budgets,
             ..self

@@ -158,7 +158,7 @@ impl ToolFilter {
             (Ok(Ok(Collected::Whole)), _) => {
                 let filter = || self.filter(headers, &held);
                 let filtered = turns.in_turn(held.bytes().len(), filter).await;
-                let kept = filtered.map_err(|Overloaded| Refusal::NoRoom)??;
+                let kept = filtered.map_err(|Overloaded| Refusal::Overloaded)??;
                 let whole = kept.unwrap_or_else(|| held.into_bytes());
                 return Ok(Upstream::Read(Some(whole.into())));
             }

@@ -33,6 +33,7 @@ mod keys;
 mod life;
 mod log;
 mod mcp;
+mod message_room;
 mod metrics;
 mod operate;
 mod regressions;
