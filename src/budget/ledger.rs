@@ -260,6 +260,9 @@ impl Lease {
     /// [`Exhausted`] when the budget has not so much left, or when it is short and a share of this lease
     /// would hold more than an eighth of the capacity.
     pub fn grow(&mut self, more: usize) -> Result<(), Exhausted> {
+        if more == 0 {
+            return Ok(());
+        }
         let Some(used) = self.budget.take(more) else {
             return Err(self.budget.refuse(Bound::Capacity));
         };
@@ -280,6 +283,28 @@ impl Lease {
         }
         self.amount = self.amount.saturating_add(more);
         Ok(())
+    }
+
+    /// Holds exactly so much, or as much as before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Lease::grow`].
+    pub fn resize(&mut self, amount: usize) -> Result<(), Exhausted> {
+        self.shrink(self.amount.saturating_sub(amount));
+        self.grow(amount.saturating_sub(self.amount))
+    }
+
+    /// Moves an amount, at most all, to a lease of its own.
+    #[must_use]
+    pub fn split(&mut self, amount: usize) -> Self {
+        let amount = amount.min(self.amount);
+        self.amount = self.amount.saturating_sub(amount);
+        Self {
+            budget: self.budget.clone(),
+            shares: self.shares.clone(),
+            amount,
+        }
     }
 
     /// Gives `less` back, at most all.
@@ -437,6 +462,14 @@ mod tests {
             lease: usize,
             less: usize,
         },
+        Resize {
+            lease: usize,
+            amount: usize,
+        },
+        Split {
+            lease: usize,
+            amount: usize,
+        },
         Close {
             lease: usize,
         },
@@ -453,6 +486,8 @@ mod tests {
             2 => (who(), who()).prop_map(|(connection, caller)| Step::Open { connection, caller }),
             6 => (lease(), amount()).prop_map(|(lease, more)| Step::Grow { lease, more }),
             2 => (lease(), amount()).prop_map(|(lease, less)| Step::Shrink { lease, less }),
+            2 => (lease(), amount()).prop_map(|(lease, amount)| Step::Resize { lease, amount }),
+            1 => (lease(), amount()).prop_map(|(lease, amount)| Step::Split { lease, amount }),
             1 => lease().prop_map(|lease| Step::Close { lease }),
         ];
         proptest::collection::vec(step, 0..60)
@@ -491,6 +526,19 @@ mod tests {
                         if let Some((.., lease)) = leases.get_mut(lease) {
                             lease.shrink(less);
                         }
+                    }
+                    Step::Resize { lease, amount } => {
+                        let Some((.., lease)) = leases.get_mut(lease) else { continue };
+                        let before = lease.amount();
+                        let resized = lease.resize(amount);
+                        assert_eq!(lease.amount(), resized.map_or(before, |()| amount));
+                    }
+                    Step::Split { lease, amount } => {
+                        let Some((connection, caller, lease)) = leases.get_mut(lease) else { continue };
+                        let before = lease.amount();
+                        let (connection, caller, part) = (*connection, *caller, lease.split(amount));
+                        assert_eq!((part.amount(), lease.amount()), (amount.min(before), before.saturating_sub(amount)));
+                        leases.push((connection, caller, part));
                     }
                     Step::Close { lease } => {
                         if lease < leases.len() {

@@ -10,6 +10,10 @@ use super::MAX_DEPTH;
 use super::error::AnswerError;
 use crate::jose::{self, Cursor, JsonError};
 
+/// How many tools of one answer are looked at: each is judged by the rules, without a pause. Servers have some
+/// hundreds.
+const MAX_TOOLS: usize = 10_000;
+
 /// What an answer is made for, at the moment.
 #[derive(Clone, Copy)]
 pub struct View<'v> {
@@ -85,6 +89,7 @@ fn filter_tools(
     edited.replace(start..start, b"[")?;
     let (mut is_first, mut is_whole) = (true, true);
     let is_list = tools.items(|tool| {
+        edited.count_tool()?;
         let start = tool.start();
         if may_be_called(tool, view)? {
             edited.keep(start..tool.end(), is_first)?;
@@ -178,6 +183,8 @@ struct Edited<'t> {
     copied: usize,
     out: Vec<u8>,
     has_changed: bool,
+    /// How many tools have been looked at.
+    tools: usize,
 }
 
 /// A state of an [`Edited`].
@@ -198,7 +205,18 @@ impl<'t> Edited<'t> {
             copied: 0,
             out: Vec::new(),
             has_changed: false,
+            tools: 0,
         }
+    }
+
+    fn count_tool(&mut self) -> Result<(), AnswerError> {
+        self.tools = self.tools.saturating_add(1);
+        if self.tools > MAX_TOOLS {
+            return Err(AnswerError::NotTools(
+                "more than 10,000 tools in one answer",
+            ));
+        }
+        Ok(())
     }
 
     /// Puts other bytes into this place.
@@ -251,7 +269,7 @@ impl<'t> Edited<'t> {
 
 #[cfg(test)]
 mod tests {
-    use super::{View, filter_answer};
+    use super::{MAX_TOOLS, View, filter_answer};
     use std::time::Duration;
 
     fn filtered(text: &str) -> Result<Option<String>, String> {
@@ -332,6 +350,20 @@ mod tests {
             assert_eq!(filtered(text), Ok(Some(expected.to_owned())), "{text}");
             assert_eq!(filtered(expected), Ok(None), "{expected}");
         }
+    }
+
+    #[test]
+    fn so_many_tools_are_looked_at() {
+        let list = |count: usize| format!("[{}]", vec![r#"{"name":"delete"}"#; count].join(","));
+        let answer = |tools: &str| format!(r#"{{"result":{{"tools":{tools}}}}}"#);
+        assert_eq!(filtered(&answer(&list(MAX_TOOLS))), Ok(Some(answer("[]"))));
+        let one_more = filtered(&answer(&list(MAX_TOOLS + 1)));
+        assert!(one_more.is_err_and(|error| error.contains("10,000")));
+        // All lists of a batch together.
+        let batch = [list(MAX_TOOLS), list(1)]
+            .map(|list| answer(&list))
+            .join(",");
+        assert!(filtered(&format!("[{batch}]")).is_err());
     }
 
     #[test]

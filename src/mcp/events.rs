@@ -55,6 +55,22 @@ impl Events {
         self.held.size()
     }
 
+    /// Gives up holding the event that is held, for which there is no room: it passes unread, as far as it
+    /// may, and what is held of it is added to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`AnswerError::TooLarge`] where events that are not read do not pass.
+    pub fn give_up(&mut self, out: &mut Vec<u8>) -> Result<(), AnswerError> {
+        match self.doubt {
+            Doubt::Refuse => Err(AnswerError::TooLarge),
+            Doubt::Pass => {
+                self.let_pass(out);
+                Ok(())
+            }
+        }
+    }
+
     /// Takes bytes in, and adds what may pass to `out`.
     ///
     /// # Errors
@@ -361,6 +377,40 @@ mod tests {
             &lines,
         ] {
             assert!(fed(text, 4096).is_err(), "{}", &text[..40.min(text.len())]);
+        }
+    }
+
+    /// Wherever an event is given up, its bytes pass in their order, and the next event is read again.
+    #[test]
+    fn an_event_without_room_passes_or_ends_the_stream() {
+        let event = format!("id: 1\r\ndata: {LIST}\r\nevent: x\r\n\r\n");
+        let text = format!("{event}data: {LIST}\n\n");
+        for place in 0..event.len() {
+            let (before, after) = text.split_at(place);
+            let (mut events, mut out) = (Events::new(Doubt::Pass), Vec::new());
+            let mut feed = |events: &mut Events, part: &str| {
+                events
+                    .feed(part.as_bytes(), &VIEW, &mut out)
+                    .expect("it passes");
+                if part == before && events.size() > 0 {
+                    events.give_up(&mut out).expect("it passes");
+                    return true;
+                }
+                false
+            };
+            let is_given_up = feed(&mut events, before);
+            feed(&mut events, after);
+            let first = if is_given_up { &event } else { continue };
+            assert_eq!(
+                String::from_utf8_lossy(&out),
+                format!("{first}data: {KEPT}\n\n"),
+                "{place}"
+            );
+            let mut events = Events::new(Doubt::Refuse);
+            events
+                .feed(before.as_bytes(), &VIEW, &mut Vec::new())
+                .expect("so far");
+            assert!(events.give_up(&mut Vec::new()).is_err(), "{place}");
         }
     }
 

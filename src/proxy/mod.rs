@@ -262,8 +262,12 @@ impl Proxy {
         let session = settings.sessions.as_ref().map(bind).transpose();
         let session = session.map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
         // Boxed, as are the futures of its work, so that they take no room in those of ordinary requests.
-        let filter =
-            is_filtered.then(|| Box::new(ToolFilter::new(&self.shared, &permit, messages)));
+        let filter = is_filtered.then(|| {
+            let connection = (!peer_is_trusted(config, client)).then_some(&client.shares().answers);
+            let shares = connection.into_iter().chain([&caller.answers]).cloned();
+            let lease = self.shared.budgets.answers.lease(shares);
+            Box::new(ToolFilter::new(&self.shared, &permit, messages, lease))
+        });
         let traceparent = self.fresh_traceparent();
         let mut outbound = self.outbound(config, request, client, request_id, &traceparent);
         outbound.reads_answer = filter.is_some();

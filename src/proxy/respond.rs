@@ -152,6 +152,7 @@ fn failed(failure: &Failure) -> Answer {
             RequestBodyError::Answered | RequestBodyError::Gone(_) | RequestBodyError::Malformed(_),
         ) => Answer::plain(StatusCode::BAD_REQUEST, "Malformed request"),
         Failure::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_))
+        | Failure::Exhausted(_)
         | Failure::Full => overloaded(),
         Failure::Connect(ConnectError::Timeout(_)) | Failure::ResponseTimeout(_) => {
             Answer::plain(StatusCode::GATEWAY_TIMEOUT, "Gateway timeout")

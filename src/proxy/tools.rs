@@ -16,6 +16,7 @@ use super::body::Upstream;
 use super::first_sight::Overloaded;
 use super::long_reads::LongReads;
 use super::{Refusal, Shared};
+use crate::budget::{Exhausted, Lease};
 use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
 use crate::mcp::{self, AnswerError, Call, Doubt, Events, Held, Message, View};
@@ -31,6 +32,9 @@ const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("repr-digest"),
 ];
 
+/// What an answer, or an event of one, takes before it counts: it is a part of what its connection costs.
+const UNLEASED: usize = 8 * 1024;
+
 /// Whether the answer to a request is looked at: one to messages, or a stream on which an answer is taken up
 /// again.
 pub(super) fn is_looked_at(matched: &Matched<'_>, method: &Method) -> bool {
@@ -44,10 +48,17 @@ pub(super) struct ToolFilter {
     caller: Caller,
     is_stream: bool,
     doubt: Doubt,
+    /// Of the bytes of answers that the process may hold.
+    lease: Lease,
 }
 
 impl ToolFilter {
-    pub(super) fn new(shared: &Arc<Shared>, permit: &Permit<'_>, messages: &[Message]) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        permit: &Permit<'_>,
+        messages: &[Message],
+        lease: Lease,
+    ) -> Self {
         let is_stream = *permit.request().method() == Method::GET;
         Self {
             shared: Arc::clone(shared),
@@ -57,6 +68,7 @@ impl ToolFilter {
                 .map_or(Caller::Anonymous, |one| Caller::Verified(Arc::clone(one))),
             is_stream,
             doubt: doubt(is_stream, messages),
+            lease,
         }
     }
 
@@ -88,7 +100,7 @@ impl ToolFilter {
 
     /// Filters an answer: one of JSON as a whole, an event stream event by event.
     pub(super) async fn apply(
-        self,
+        mut self,
         response: Response<ResponseBody>,
         expiry: Option<Instant>,
         turns: &Arc<LongReads>,
@@ -139,7 +151,7 @@ impl ToolFilter {
 
     /// An answer of JSON, which is held until it is whole.
     async fn read(
-        &self,
+        &mut self,
         headers: &mut HeaderMap,
         mut body: ResponseBody,
         expiry: Option<Instant>,
@@ -149,7 +161,7 @@ impl ToolFilter {
         let deadline = Instant::now().checked_add(patience);
         let deadline = deadline.into_iter().chain(expiry).min();
         let mut held = Held::default();
-        let whole = collect(&mut body, &mut held);
+        let whole = collect(&mut body, &mut held, &mut self.lease);
         let whole = match deadline {
             None => Ok(whole.await),
             Some(deadline) => tokio::time::timeout_at(deadline, whole).await,
@@ -160,17 +172,18 @@ impl ToolFilter {
                 let filtered = turns.in_turn(held.bytes().len(), filter).await;
                 let kept = filtered.map_err(|Overloaded| Refusal::Overloaded)??;
                 let whole = kept.unwrap_or_else(|| held.into_bytes());
-                return Ok(Upstream::Read(Some(whole.into())));
+                return Ok(Upstream::Read(Some(leased(whole, &mut self.lease))));
             }
             (Ok(Err(failure)), _) => return Err(failure.into()),
             (Ok(Ok(Collected::TooLarge(_))), Doubt::Refuse) => {
                 return Err(Refusal::Answer(AnswerError::TooLarge));
             }
+            (Ok(Ok(Collected::NoRoom(why))), Doubt::Refuse) => return Err(Refusal::Exhausted(why)),
             (Err(_), Doubt::Refuse) => return Err(Failure::ResponseTimeout(patience).into()),
             (Ok(Ok(Collected::TooLarge(more))), Doubt::Pass) => more,
-            (Err(_), Doubt::Pass) => Bytes::new(),
+            (Ok(Ok(Collected::NoRoom(_))) | Err(_), Doubt::Pass) => Bytes::new(),
         };
-        let begun = [held.into_bytes().into(), more];
+        let begun = [leased(held.into_bytes(), &mut self.lease), more];
         Ok(Upstream::Begun(Box::new(Begun { begun, body })))
     }
 
@@ -234,9 +247,16 @@ enum Collected {
     Whole,
     /// More than is held; this part of it is not.
     TooLarge(Bytes),
+    /// More than there is room for.
+    NoRoom(Exhausted),
 }
 
-async fn collect(body: &mut ResponseBody, held: &mut Held) -> Result<Collected, Failure> {
+/// What is held grows by one piece before it is leased: each worker thread does this for one answer at a time.
+async fn collect(
+    body: &mut ResponseBody,
+    held: &mut Held,
+    lease: &mut Lease,
+) -> Result<Collected, Failure> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
         // Trailers say nothing of JSON.
         let Ok(data) = frame?.into_data() else {
@@ -245,8 +265,36 @@ async fn collect(body: &mut ResponseBody, held: &mut Held) -> Result<Collected, 
         if held.push(&data).is_err() {
             return Ok(Collected::TooLarge(data));
         }
+        if let Err(why) = lease.resize(held.size().saturating_sub(UNLEASED)) {
+            return Ok(Collected::NoRoom(why));
+        }
     }
     Ok(Collected::Whole)
+}
+
+/// Bytes that keep what they take until the client has them.
+struct Leased {
+    bytes: Vec<u8>,
+    _lease: Lease,
+}
+
+impl AsRef<[u8]> for Leased {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Takes from the lease what these bytes need.
+fn leased(mut bytes: Vec<u8>, lease: &mut Lease) -> Bytes {
+    if bytes.len() <= UNLEASED {
+        return bytes.into();
+    }
+    bytes.shrink_to_fit();
+    let lease = lease.split(bytes.len());
+    Bytes::from_owner(Leased {
+        bytes,
+        _lease: lease,
+    })
 }
 
 /// A body that passes unread, after it was held for a while.
@@ -313,14 +361,30 @@ impl EventBody {
                 Some(data) => events.feed(data, view, &mut out),
                 None => events.finish(view, &mut out),
             });
-            if let Err(error) = filtered {
+            let filtered = filtered.map_err(|error| Failure::Unsound(error.problem()));
+            if let Err(failure) = filtered.and_then(|()| self.hold(&mut out)) {
                 self.body = None;
-                return Poll::Ready(Some(Err(Failure::Unsound(error.problem()))));
+                return Poll::Ready(Some(Err(failure)));
             }
             if !out.is_empty() {
-                return Poll::Ready(Some(Ok(Frame::data(out.into()))));
+                let out = leased(out, &mut self.filter.lease);
+                return Poll::Ready(Some(Ok(Frame::data(out))));
             }
         }
+    }
+
+    /// Leases what is held now: of an event that is not whole, and of what is to be passed on.
+    fn hold(&mut self, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let size = self.events.size().saturating_add(out.capacity());
+        let lease = &mut self.filter.lease;
+        let Err(why) = lease.resize(size.saturating_sub(UNLEASED)) else {
+            return Ok(());
+        };
+        if self.events.size() > UNLEASED {
+            let given_up = self.events.give_up(out);
+            return given_up.map_err(|_| Failure::Exhausted(why));
+        }
+        Ok(())
     }
 
     /// More of the stream, `Some(Ok(None))` at its end, and `None` behind that.

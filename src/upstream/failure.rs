@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::body::RequestBodyError;
 use super::connect::ConnectError;
+use crate::budget::Exhausted;
 
 /// Why a request got no answer from the backend.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub enum Failure {
     Connect(ConnectError),
     /// The stream was given up without an error, and without its end.
     Cut,
+    /// An event of the answer is to be filtered, and there is no room to hold it.
+    Exhausted(Exhausted),
     /// The caller's token expired, and `streams.expiry_grace` was over, before the answer began.
     Expired,
     /// As many connections are full of streams as one worker may have.
@@ -55,9 +58,9 @@ impl Failure {
                 "request_malformed"
             }
             Self::Body(RequestBodyError::TooLarge) => "body_too_large",
-            Self::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_)) | Self::Full => {
-                "overloaded"
-            }
+            Self::Connect(ConnectError::NoDescriptor | ConnectError::NoRoom(_))
+            | Self::Exhausted(_)
+            | Self::Full => "overloaded",
             Self::Broken(_)
             | Self::Closed
             | Self::Cut
@@ -82,7 +85,7 @@ impl Failure {
             Self::Broken(_) | Self::Closed | Self::Cut => "connection_terminated",
             Self::Connect(error) => error.error_type(),
             Self::Expired => "http_request_denied",
-            Self::Full => "proxy_internal_error",
+            Self::Exhausted(_) | Self::Full => "proxy_internal_error",
             Self::ResponseTimeout(_) => "http_response_timeout",
             Self::UnaskedUpgrade => "http_upgrade_failed",
             Self::Unsound(_) => "http_protocol_error",
@@ -100,6 +103,7 @@ impl fmt::Display for Failure {
             }
             Self::Closed => f.write_str("the connection closed before the request was sent"),
             Self::Connect(error) => error.fmt(f),
+            Self::Exhausted(why) => why.fmt(f),
             Self::Cut => f.write_str("the upstream gave up its stream"),
             Self::Expired => {
                 f.write_str("streams.expiry_grace after exp is over; there was no answer yet")

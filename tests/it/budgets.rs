@@ -29,6 +29,12 @@ const GOOD: &str = "/good";
 const DEAF: &str = "/deaf";
 const HANG: &str = "/hang";
 const LARGE: &str = "/large";
+const MCP_GOOD: &str = "/mcp/good";
+const MCP_LIST: &str = "/mcp/list";
+const MCP_EVENTS: &str = "/mcp/events";
+
+/// The longest answer that is filtered.
+const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
 
 /// An answer that a client must take a while for, and that no buffers of the kernel hold.
 const LARGE_BYTES: usize = 1024 * 1024;
@@ -54,21 +60,75 @@ fn backend(head: &Head) -> Reply {
         DEAF => Reply::Deaf,
         HANG => Reply::Hang,
         LARGE => Reply::Bytes(response("200 OK", &[], &"q".repeat(LARGE_BYTES))),
+        MCP_GOOD => Reply::Bytes(response(
+            "200 OK",
+            &[("Content-Type", "application/json")],
+            r#"{"jsonrpc":"2.0","id":1,"result":"hello"}"#,
+        )),
+        MCP_LIST => Reply::Bytes(response(
+            "200 OK",
+            &[("Content-Type", "application/json")],
+            &long_list(),
+        )),
+        MCP_EVENTS => Reply::Bytes(response(
+            "200 OK",
+            &[("Content-Type", "text/event-stream")],
+            &format!("data: {}\n\n", long_list()),
+        )),
         _ => Reply::ok("hello"),
     }
 }
+
+/// An answer of almost the largest size that is filtered.
+fn long_list() -> String {
+    let tool = format!(r#"{{"name":"x","description":"{}"}}"#, "d".repeat(1000));
+    let tools = vec![&*tool; LONGEST_ANSWER / (tool.len() + 1) - 1].join(",");
+    format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{tools}]}}}}"#)
+}
+
+/// Messages are read for rules, and answers for the tools that they list.
+const MCP: &str = r#"
+[mcp]
+read_bodies  = true
+filter_tools = true
+
+[[route]]
+path   = "/good"
+access = "public"
+
+[[route]]
+path = "/mcp/*"
+
+[[route]]
+path    = "/mcp/*"
+mcp     = { tool = "*" }
+require = { scopes = ["call"] }
+"#;
 
 /// A process with little memory, and somebody who uses it.
 struct Scene {
     proxy: Proxy,
     _upstream: Upstream,
-    _issuer: Issuer,
+    issuer: Issuer,
+    /// What the known user asks for.
+    asked: Vec<u8>,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Scene {
     async fn set() -> Self {
         Self::with(|setup| setup).await
+    }
+
+    /// The known user calls a tool.
+    async fn with_mcp() -> Self {
+        let scene = Self::with(|setup| setup.rest(MCP)).await;
+        let token = scene.issuer.user("auth0|alice").claim("scope", "call");
+        let message = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}"#;
+        Self {
+            asked: call(MCP_GOOD, &token.mint(), message),
+            ..scene
+        }
     }
 
     async fn with(change: impl FnOnce(Setup) -> Setup) -> Self {
@@ -86,15 +146,19 @@ impl Scene {
         Self {
             proxy: change(setup).start().await,
             _upstream: upstream,
-            _issuer: issuer,
+            issuer,
+            asked: Request::get(GOOD).bytes(),
             _alone: alone,
         }
     }
 
-    /// Goes through a storm; answers with those whose connections are open when it is over.
-    async fn endures(&self, storm: impl FnOnce(&Place) -> Crowd + Send + 'static) -> Crowd {
+    /// Goes through a storm; answers with what is left of it.
+    async fn endures<T: Send + 'static>(
+        &self,
+        storm: impl FnOnce(&Place) -> T + Send + 'static,
+    ) -> T {
         let served = Arc::<Served>::default();
-        let user = KnownUser::arrives(&self.proxy, Arc::clone(&served));
+        let user = KnownUser::arrives(&self.proxy, self.asked.clone(), Arc::clone(&served));
         let place = Place {
             address: self.proxy.data,
             served,
@@ -115,7 +179,12 @@ impl Scene {
 
     /// When a storm is over, nothing is held for it.
     async fn recovers(self) {
-        for budget in ["head_bytes", "buffer_bytes"] {
+        for budget in [
+            "head_bytes",
+            "buffer_bytes",
+            "message_bytes",
+            "answer_bytes",
+        ] {
             let given_back = async {
                 while self.budget("used", budget).await > 0 {
                     tokio::time::sleep(LOOK).await;
@@ -159,16 +228,17 @@ struct KnownUser {
 }
 
 impl KnownUser {
-    fn arrives(proxy: &Proxy, served: Arc<Served>) -> Self {
+    fn arrives(proxy: &Proxy, asked: Vec<u8>, served: Arc<Served>) -> Self {
         let storm_is_over = Arc::new(AtomicBool::new(false));
         let (data, admin, over) = (proxy.data, proxy.admin, Arc::clone(&storm_is_over));
         let task = spawn_blocking(move || {
+            let probe = Request::get("/livez").bytes();
             let mut kept = None;
             let mut round = 0;
             while round < ROUNDS || !over.load(Ordering::Relaxed) {
-                ask_on_kept(data, &mut kept);
-                ask_on_new(data, GOOD, "hello").expect("a new connection is served");
-                ask_on_new(admin, "/livez", "alive").expect("probes are served");
+                ask_on_kept(data, &mut kept, &asked);
+                ask_on_new(data, &asked, "hello").expect("a new connection is served");
+                ask_on_new(admin, &probe, "alive").expect("probes are served");
                 round += 1;
                 *served.rounds.lock().expect("a running storm") = round;
                 served.next.notify_all();
@@ -197,24 +267,24 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// An idle connection may be closed: then there is another one, as every client makes it.
-fn ask_on_kept(address: SocketAddr, kept: &mut Option<TcpStream>) {
+fn ask_on_kept(address: SocketAddr, kept: &mut Option<TcpStream>, request: &[u8]) {
     if let Some(stream) = kept
-        && ask(stream, GOOD, "hello").is_ok()
+        && ask(stream, request, "hello").is_ok()
     {
         return;
     }
     let mut stream = connect(address).expect("a connection");
-    ask(&mut stream, GOOD, "hello").expect("the known user is served");
+    ask(&mut stream, request, "hello").expect("the known user is served");
     *kept = Some(stream);
 }
 
-fn ask_on_new(address: SocketAddr, path: &str, text: &str) -> io::Result<()> {
-    ask(&mut connect(address)?, path, text)
+fn ask_on_new(address: SocketAddr, request: &[u8], text: &str) -> io::Result<()> {
+    ask(&mut connect(address)?, request, text)
 }
 
 /// Asks once, and reads until the text is there.
-fn ask(stream: &mut TcpStream, path: &str, text: &str) -> io::Result<()> {
-    stream.write_all(&Request::get(path).bytes())?;
+fn ask(stream: &mut TcpStream, request: &[u8], text: &str) -> io::Result<()> {
+    stream.write_all(request)?;
     let mut answer = Vec::new();
     let mut space = [0; 2048];
     loop {
@@ -541,5 +611,172 @@ async fn streams_without_number_leave_room_for_others() {
     assert!(refused >= asked - capacity, "{refused} of {asked}");
     assert!(scene.proxy.descriptors() < 1024);
     drop(crowd);
+    scene.recovers().await;
+}
+
+/// `mcp.max_body` by default.
+const LARGEST_MESSAGE: usize = 1024 * 1024;
+
+/// Clients of a storm that talk at the same time.
+const AT_ONCE: usize = 16;
+
+/// A call of the largest size that is made of so many of these values.
+fn message_of(value: &str) -> String {
+    let begin =
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"a":["#;
+    let end = "]}}}";
+    let room = LARGEST_MESSAGE - begin.len() - end.len();
+    let values = vec![value; (room + 1) / (value.len() + 1)].join(",");
+    format!("{begin}{values}{end}")
+}
+
+/// Some clients at once, each of which sends its message so often, on one connection as long as it is kept or on
+/// a new one each time. Answers with how often each status came.
+fn converse(
+    place: &Place,
+    messages: &[Vec<u8>],
+    times: usize,
+    is_kept: bool,
+) -> BTreeMap<u16, usize> {
+    let client = |message: &[u8]| -> Vec<u16> {
+        let mut kept = None;
+        let mut statuses = Vec::new();
+        for _ in 0..times {
+            let stream = kept.take().filter(|_| is_kept);
+            let mut stream =
+                stream.unwrap_or_else(|| connect(place.address).expect("a connection"));
+            let mut answer = exchange(&mut stream, message);
+            if is_kept && answer.is_err() {
+                // A kept connection may have been closed.
+                stream = connect(place.address).expect("a connection");
+                answer = exchange(&mut stream, message);
+            }
+            let (status, may_be_kept) = match answer {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => (CUT, false),
+                answer => answer.expect("an answer"),
+            };
+            statuses.push(status);
+            kept = may_be_kept.then_some(stream);
+        }
+        statuses
+    };
+    let client = &client;
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..AT_ONCE)
+            .map(|number| scope.spawn(move || client(&messages[number % messages.len()])))
+            .collect();
+        let statuses = clients
+            .into_iter()
+            .map(|client| client.join().expect("a client"));
+        statuses.flatten().collect()
+    });
+    place.wait_for_known_user();
+    let mut tally = BTreeMap::new();
+    for status in statuses {
+        *tally.entry(status).or_default() += 1;
+    }
+    tally
+}
+
+const LAST_CHUNK: &[u8] = b"\r\n0\r\n\r\n";
+
+/// The status of an answer that was not passed on to its end.
+const CUT: u16 = 0;
+
+/// Sends a request and reads its answer: the status, and whether the connection may be used again.
+fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<(u16, bool)> {
+    // One that is refused may not be taken to its end.
+    let is_sent = stream.write_all(request).is_ok();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name));
+    let length = field("content-length: ").and_then(|length| length.parse().ok());
+    let status = head[9..12].parse().expect("a status");
+    let mut body = Vec::new();
+    if let Some(length) = length {
+        stream.take(length).read_to_end(&mut body)?;
+        return Ok((status, is_sent && field("connection: close").is_none()));
+    }
+    let mut space = [0; 65_536];
+    while !body.ends_with(LAST_CHUNK) {
+        match stream.read(&mut space)? {
+            0 => return Ok((CUT, false)),
+            length => body.extend_from_slice(&space[..length]),
+        }
+    }
+    Ok((status, is_sent))
+}
+
+/// A call by this caller.
+fn call(path: &str, token: &str, message: &str) -> Vec<u8> {
+    Request::post(path, message)
+        .header("Content-Type", "application/json")
+        .bearer(token)
+        .bytes()
+}
+
+#[tokio::test]
+async fn long_messages_of_every_shape_do_not_end_the_process() {
+    let scene = Scene::with_mcp().await;
+    for value in ["\"x\"", "0", "[0]", r#"{"":0}"#, r#"{"":{"":{"":{"":0}}}}"#] {
+        let message = message_of(value);
+        let callers = (0..AT_ONCE).map(|number| {
+            let user = scene.issuer.user(&format!("auth0|mallory-{number}"));
+            call(MCP_GOOD, &user.claim("scope", "read").mint(), &message)
+        });
+        let many: Vec<Vec<u8>> = callers.collect();
+        for (callers, is_kept) in [(&many[..], false), (&many[..1], true)] {
+            let messages = callers.to_vec();
+            let tally = scene
+                .endures(move |place| converse(place, &messages, 2, is_kept))
+                .await;
+            assert!(tally.contains_key(&403), "{value}: {tally:?}");
+            let others = tally.keys().filter(|status| ![403, 503].contains(*status));
+            assert_eq!(others.count(), 0, "{value}: {tally:?}");
+        }
+    }
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn messages_that_are_not_whole_do_not_end_the_process() {
+    let scene = Scene::with_mcp().await;
+    let message = message_of("0");
+    let user = scene.issuer.user("auth0|mallory").claim("scope", "read");
+    let almost = call(MCP_GOOD, &user.mint(), &message);
+    let almost = almost[..almost.len() - 1].to_vec();
+    let crowd = scene
+        .endures(move |place| Crowd::of(place, 500, &almost))
+        .await;
+    let tally = crowd.tally();
+    let refused = tally.get(&Heard::Status(503)).copied().unwrap_or_default();
+    assert!(refused > 0, "{tally:?}");
+    scene.recovers().await;
+}
+
+#[tokio::test]
+async fn long_answers_to_filter_do_not_end_the_process() {
+    let scene = Scene::with_mcp().await;
+    let list = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
+    for (path, refused) in [(MCP_LIST, 503), (MCP_EVENTS, CUT)] {
+        let callers = (0..AT_ONCE).map(|number| {
+            let user = scene.issuer.user(&format!("auth0|mallory-{number}"));
+            call(path, &user.claim("scope", "call").mint(), list)
+        });
+        let many: Vec<Vec<u8>> = callers.collect();
+        let tally = scene
+            .endures(move |place| converse(place, &many, 2, false))
+            .await;
+        assert!(tally.contains_key(&200), "{path}: {tally:?}");
+        let others = tally
+            .keys()
+            .filter(|status| ![200, refused].contains(*status));
+        assert_eq!(others.count(), 0, "{path}: {tally:?}");
+    }
     scene.recovers().await;
 }
