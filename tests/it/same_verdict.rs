@@ -11,9 +11,13 @@ use proptest::sample::{select, subsequence};
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+use tempfile::TempDir;
+
+use crate::dpop::{ACCEPTED, PUBLIC, Prover};
 use crate::issuer::Issuer;
 use crate::support::h2::H2;
-use crate::support::{Client, Exchange, Proxy, Request, Setup, Upstream};
+use crate::support::upstream::response;
+use crate::support::{Client, Exchange, Proxy, Reply, Request, Setup, Upstream};
 
 /// How many requests are made up for each configuration.
 const CASES: usize = 700;
@@ -22,6 +26,9 @@ const CASES: usize = 700;
 const MIN_PASSED: usize = 70;
 
 const ORIGIN: &str = "https://app.example.com";
+
+/// The MCP session that the upstream has opened.
+const SESSION: &str = "an-id";
 
 /// Routes that differ in method, in the end of their path and in the MCP message.
 const ROUTES: &str = r#"
@@ -130,7 +137,7 @@ const FIELDS: [(&str, &str); 30] = [
     ("mcp_method", "tools/list"),
     ("Mcp-Name", "echo"),
     ("Mcp-Name", "run_shell"),
-    ("Mcp-Session-Id", "an-id"),
+    ("Mcp-Session-Id", SESSION),
     ("Cookie", "a=b"),
     ("Max-Forwards", "0"),
     ("Max-Forwards", "3"),
@@ -245,26 +252,62 @@ fn case() -> impl Strategy<Value = Case> {
         )
 }
 
+/// Who sends a request.
+#[derive(Clone, Copy)]
+struct Sender<'s> {
+    token: Option<&'s str>,
+    /// Whose key the token is bound to: each request has a proof of its own.
+    prover: Option<&'s Prover>,
+    /// What the client knows the session of [`SESSION`] by.
+    session: Option<&'s str>,
+}
+
+impl Sender<'_> {
+    /// The fields of a request, less those that name its connection.
+    fn fields(self, case: &Received) -> Vec<(String, String)> {
+        let mut fields: Vec<_> = case.fields.iter().cloned().collect();
+        for (name, value) in &mut fields {
+            if let Some(session) = self.session
+                && name.eq_ignore_ascii_case("mcp-session-id")
+                && value == SESSION
+            {
+                session.clone_into(value);
+            }
+        }
+        let Some(token) = self.token else {
+            return fields;
+        };
+        let scheme = if let Some(prover) = self.prover {
+            // RFC 9449 §4.2: without the query.
+            let path = case.target.split('?').next().unwrap_or_default();
+            let proof = prover.proof(&case.method, path, token);
+            fields.push(("dpop".to_owned(), proof));
+            "DPoP"
+        } else {
+            "Bearer"
+        };
+        fields.push(("authorization".to_owned(), format!("{scheme} {token}")));
+        fields
+    }
+}
+
 /// Sends a request, and tells what reached the upstream, if it did.
 async fn received(
     proxy: &Proxy,
     upstream: &Upstream,
     case: &Received,
     nominated: &[String],
-    token: Option<&str>,
+    sender: Sender<'_>,
     is_http2: bool,
 ) -> Option<Received> {
     let before = upstream.requests();
-    let authorization = token.map(|token| format!("Bearer {token}"));
+    let fields = sender.fields(case);
     if is_http2 {
         let mut request = http::Request::builder()
             .method(case.method.as_str())
             .uri(format!("http://agents.example.com{}", case.target));
-        for (name, value) in &case.fields {
+        for (name, value) in &fields {
             request = request.header(name.as_str(), value.as_str());
-        }
-        if let Some(authorization) = &authorization {
-            request = request.header("authorization", authorization);
         }
         let request = request
             .body(Full::new(Bytes::from(case.body.clone())))
@@ -273,14 +316,11 @@ async fn received(
         _ = client.send(request).await.into_body().collect().await;
     } else {
         let mut request = Request::new(&case.method, &case.target);
-        for (name, value) in &case.fields {
+        for (name, value) in &fields {
             request = request.header(name, value);
         }
         if !nominated.is_empty() {
             request = request.header("Connection", &nominated.join(", "));
-        }
-        if let Some(authorization) = &authorization {
-            request = request.header("Authorization", authorization);
         }
         if !case.body.is_empty() {
             request = request.body(case.body.clone());
@@ -398,13 +438,18 @@ fn stem(path: &str) -> Option<String> {
 #[tokio::test]
 async fn what_was_forwarded_is_decided_on_alike() {
     let issuer = Issuer::start();
-    let upstream = Upstream::hello();
-    let tokens: Vec<Option<String>> = std::iter::once(None)
-        .chain(
-            ["read", "read call", "read call delete admin"]
-                .map(|scope| Some(issuer.user("auth0|alice").claim("scope", scope).mint())),
-        )
-        .collect();
+    let answer = response("200 OK", &[("Mcp-Session-Id", SESSION)], "hello");
+    let upstream = Upstream::start(move |_| Reply::Bytes(answer.clone()));
+    let scopes = ["read", "read call", "read call delete admin"];
+    let user = |scope: &str| issuer.user("auth0|alice").claim("scope", scope);
+    let tokens = scopes.map(|scope| user(scope).mint());
+    let prover = Prover::new();
+    let bound = scopes.map(|scope| prover.bind(user(scope)));
+    let directory = TempDir::new().expect("a directory");
+    let key = directory.path().join("session.key");
+    std::fs::write(&key, "k".repeat(32)).expect("a key");
+    let sessions = format!("[mcp]\nsession_key_file = \"{}\"\n", key.display());
+    let configurations = CONFIGURATIONS.into_iter().chain([ACCEPTED, &sessions]);
     let config = Config {
         failure_persistence: None,
         ..Config::default()
@@ -412,15 +457,27 @@ async fn what_was_forwarded_is_decided_on_alike() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(config, rng);
     let (mut alike, mut stricter) = (Vec::new(), Vec::new());
-    for configuration in CONFIGURATIONS {
+    for configuration in configurations {
         let mut passed = 0;
         let proxy = Setup::new(&issuer, &upstream)
-            .rest(&format!("{configuration}{ROUTES}"))
+            .top(&format!("public_url = \"{PUBLIC}\""))
+            .rest(&format!("{configuration}\n{ROUTES}"))
             .start()
             .await;
+        let is_bound = configuration == ACCEPTED;
+        let opened = Request::get("/agents/1").bearer(&tokens[0]);
+        let opened = proxy.send(&opened).await;
+        drop(of(upstream.next().await).await);
+        let session = opened.header("mcp-session-id");
+        assert_eq!(session == Some(SESSION), configuration != sessions);
         for _ in 0..CASES {
             let case = case().new_tree(&mut runner).expect("a case").current();
-            let token = tokens[case.token].as_deref();
+            let tokens = if is_bound { &bound } else { &tokens };
+            let sender = Sender {
+                token: case.token.checked_sub(1).map(|place| &*tokens[place]),
+                prover: is_bound.then_some(&prover),
+                session,
+            };
             let sent = Received {
                 method: case.method.to_owned(),
                 target: case.target.to_owned(),
@@ -432,14 +489,14 @@ async fn what_was_forwarded_is_decided_on_alike() {
                 &upstream,
                 &sent,
                 &case.nominated,
-                token,
+                sender,
                 case.is_http2,
             );
             let Some(first) = first.await else {
                 continue;
             };
             passed += 1;
-            let again = received(&proxy, &upstream, &first, &[], token, false).await;
+            let again = received(&proxy, &upstream, &first, &[], sender, false).await;
             // `Max-Forwards` counts down, and nothing else changes.
             let same = again.as_ref().is_some_and(|again| {
                 let without = |one: &Received| {
@@ -455,7 +512,7 @@ async fn what_was_forwarded_is_decided_on_alike() {
                 ));
             }
             for reading in readings(&first) {
-                if received(&proxy, &upstream, &reading, &[], token, false)
+                if received(&proxy, &upstream, &reading, &[], sender, false)
                     .await
                     .is_none()
                 {
