@@ -6,6 +6,7 @@ pub mod frames;
 pub mod grpc;
 pub mod h2;
 pub mod proxy;
+pub mod storm;
 pub mod upstream;
 pub mod wire;
 

@@ -531,6 +531,11 @@ impl Proxy {
         self.status("VmRSS:")
     }
 
+    /// The most memory that it has held.
+    pub fn peak_kib(&self) -> usize {
+        self.status("VmHWM:")
+    }
+
     /// How many threads it has.
     pub fn threads(&self) -> usize {
         self.status("Threads:")
