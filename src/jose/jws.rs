@@ -149,6 +149,12 @@ impl<'t> CompactJws<'t> {
         &self.header
     }
 
+    /// The payload before any key has verified it; `None` where it is not canonical base64url. It proves nothing.
+    #[must_use]
+    pub fn unverified_payload(&self) -> Option<Secret<Vec<u8>>> {
+        base64url::decode(self.payload.expose()).map(Secret::new)
+    }
+
     /// Releases the payload if one of `keys` verifies the signature (RFC 7515 §5.2), with the place
     /// of that key. The caller chooses keys by the header and bounds their number.
     ///

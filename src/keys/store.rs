@@ -119,6 +119,29 @@ impl KeyStore {
         Ok(self.other_than(seen))
     }
 
+    /// Other keys than `seen`, for a token that claims to be of this issuer, whose keys are missing. Waits for the
+    /// very first fetch of that issuer, which begins with the process or with a reload, and for no later one.
+    /// `None` where there are no other keys.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyWait`] for as many requests.
+    pub async fn after_first_fetch(
+        &self,
+        seen: &Arc<Keyring>,
+        issuer: &str,
+    ) -> Result<Option<Arc<Keyring>>, TooManyWait> {
+        if let Some(issuer) = self.named(&[issuer]).next() {
+            let mut finished = issuer.finished.subscribe();
+            if *finished.borrow_and_update() == 0 {
+                let _place = self.waiting.try_acquire().map_err(|_| TooManyWait)?;
+                // The sender lives as long as the store, and a fetch lasts `auth0.keys.timeout` at most.
+                _ = finished.changed().await;
+            }
+        }
+        Ok(self.other_than(seen))
+    }
+
     /// Whether the last fetch of one of these issuers has failed, so that its keys may be older than a token.
     #[must_use]
     pub fn last_fetch_failed(&self, issuers: &[&str]) -> bool {

@@ -64,15 +64,13 @@ impl Proxy {
         let mut verdict = self
             .verify_with(&settings.verifier, &unverified, &keyring, client)
             .await?;
-        if let Err(error) = &verdict {
-            let outdated = keyring.outdated_for(&unverified, error);
-            let newer = settings.keys.newer_than(&keyring, &outdated).await;
-            if let Some(newer) = newer.map_err(|TooManyWait| Refusal::KeysUnavailable)? {
-                verdict = self
-                    .verify_with(&settings.verifier, &unverified, &newer, client)
-                    .await?;
-                keyring = newer;
-            }
+        if let Err(error) = &verdict
+            && let Some(newer) = newer_keys(settings, &keyring, &unverified, error).await?
+        {
+            verdict = self
+                .verify_with(&settings.verifier, &unverified, &newer, client)
+                .await?;
+            keyring = newer;
         }
         let token = match verdict {
             Ok(token) => token,
@@ -128,6 +126,25 @@ impl Proxy {
         };
         Ok(verdict)
     }
+}
+
+/// Keys that may change the verdict on a token, when a fetch that it may wait for has brought them.
+async fn newer_keys(
+    settings: &Settings,
+    keyring: &Arc<Keyring>,
+    token: &Unverified<'_>,
+    error: &VerifyError,
+) -> Result<Option<Arc<Keyring>>, Refusal> {
+    let newer = if matches!(error, VerifyError::KeysUnavailable) {
+        let Some(issuer) = token.claimed_issuer() else {
+            return Ok(None);
+        };
+        settings.keys.after_first_fetch(keyring, &issuer).await
+    } else {
+        let outdated = keyring.outdated_for(token, error);
+        settings.keys.newer_than(keyring, &outdated).await
+    };
+    newer.map_err(|TooManyWait| Refusal::KeysUnavailable)
 }
 
 /// Why a token is not taken, once no fetch can help any more. Where a key is in no key set and the last fetch

@@ -11,7 +11,9 @@ use super::rejection::Rejection;
 use super::signature::SignatureCheck;
 use crate::claims::Claims;
 use crate::clock::UnixTime;
-use crate::jose::{Algorithm, CompactJws, Header, JwsError, Key, KnownHeader, VerifiedPayload};
+use crate::jose::{
+    self, Algorithm, CompactJws, Header, JwsError, Key, KnownHeader, VerifiedPayload,
+};
 use crate::secret::Secret;
 
 /// What a token must satisfy, from `[auth0]` and `[limits]`.
@@ -298,6 +300,14 @@ impl<'t> Unverified<'t> {
     #[must_use]
     pub fn kid(&self) -> Option<&str> {
         self.jws.header().kid.as_deref()
+    }
+
+    /// The `iss` that the token claims. Nothing vouches for it: it says whose keys to wait for, and decides nothing.
+    #[must_use]
+    pub fn claimed_issuer(&self) -> Option<String> {
+        let payload = self.jws.unverified_payload()?;
+        let claims = jose::parse_object(payload.expose()).ok()?;
+        Some(claims.get("iss")?.as_str()?.to_owned())
     }
 
     /// The type that the token names.

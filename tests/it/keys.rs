@@ -300,6 +300,58 @@ async fn it_starts_without_keys_and_says_so() {
     assert_eq!(proxy.admin("GET", "/readyz").await.status(), 200);
 }
 
+/// A rollout: requests come as soon as the listener is there, and the key server takes its time.
+#[tokio::test]
+async fn tokens_wait_for_the_first_fetch() {
+    const REQUESTS: usize = 200;
+    let issuer = Issuer::start();
+    let other = Issuer::start_another();
+    let upstream = Upstream::hello();
+    issuer.behave(|behaviour| behaviour.held = true);
+    let proxy = Setup::new(&issuer, &upstream).launch().await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..REQUESTS {
+        let token = issuer.user(&format!("auth0|{number}")).mint();
+        let address = proxy.data;
+        waiting.spawn(async move { Request::get("/x").bearer(&token).send(address).await });
+    }
+    // Whoever has no token of that issuer waits for nothing.
+    assert_own(&proxy.send(&Request::get("/x")).await, 401, "token_missing");
+    assert_own(&get(&proxy, "a.b").await, 401, "token_malformed");
+    let weak = issuer.user("auth0|alice").header("alg", "HS256").mint();
+    assert_own(
+        &get(&proxy, &weak).await,
+        401,
+        "token_algorithm_not_allowed",
+    );
+    let foreign = other.user("auth0|alice").mint();
+    assert_own(&get(&proxy, &foreign).await, 503, "keys_unavailable");
+    issuer.behave(|behaviour| behaviour.held = false);
+    for response in waiting.join_all().await {
+        assert_eq!(response.status(), 200, "{}", response.text());
+    }
+    assert_eq!(issuer.requests(), 1, "one fetch for all of them");
+}
+
+/// A fetch that fails is over too, and nobody waits for the next one.
+#[tokio::test]
+async fn tokens_wait_for_no_fetch_but_the_first() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    issuer.behave(|behaviour| behaviour.held = true);
+    let proxy = Setup::new(&issuer, &upstream)
+        .keys("timeout = \"1s\"")
+        .launch()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    // At most as long as the fetch.
+    assert_own(&get(&proxy, &token).await, 503, "keys_unavailable");
+    assert_own(&get(&proxy, &token).await, 503, "keys_unavailable");
+    issuer.behave(|behaviour| behaviour.held = false);
+    proxy.ready().await;
+    assert_eq!(get(&proxy, &token).await.status(), 200);
+}
+
 type Spoil = Box<dyn Fn(&mut Behaviour)>;
 
 #[tokio::test]
