@@ -343,7 +343,6 @@ fn heads(criterion: &mut Criterion) {
                 is_trusted: false,
             },
             request_id: &id,
-            traceparent: &HeaderValue::from_static("a-trace"),
         };
         bencher.iter(|| request_headers(black_box(&head.headers), &managed, &outbound));
     });

@@ -1,4 +1,4 @@
-//! Numbers that only need to differ: request ids, trace ids, jitter. No secret is made of them.
+//! Numbers that only need to differ: request ids, jitter. No secret is made of them.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -28,11 +28,6 @@ impl Random {
     /// The next 64 bits as hexadecimal digits.
     pub fn digits(&mut self) -> [u8; 16] {
         digits(self.bits())
-    }
-
-    /// The same, without the number zero.
-    pub fn nonzero_digits(&mut self) -> [u8; 16] {
-        digits(self.bits() | 1)
     }
 
     /// The next number from 0 to 1.

@@ -170,7 +170,6 @@ fn forwarded(permit: &Permit<'_>, has_caller: bool) -> request::Parts {
         pseudonym: &Pseudonym::new(7),
         peer: Peer::default(),
         request_id: &HeaderValue::from_static("id"),
-        traceparent: &HeaderValue::from_static("trace"),
     };
     let mut headers = request_headers(permitted.headers(), &config.managed, &outbound);
     headers.remove("via");

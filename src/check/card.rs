@@ -25,9 +25,6 @@ const MAX_CARD_BYTES: usize = 1024 * 1024;
 /// For the whole answer: a card is a file, or as good as one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A trace of no request in particular.
-const TRACE: &str = "00-00000000000000000000000000000001-0000000000000001-00";
-
 /// What there is to say of the card.
 pub(super) enum Card {
     /// Nobody may read it without a token, so it is not looked at.
@@ -86,7 +83,6 @@ async fn fetch(
             pseudonym: &Pseudonym::new(0),
             peer: Peer::default(),
             request_id: &HeaderValue::from_static("check"),
-            traceparent: &HeaderValue::from_static(TRACE),
         },
     };
     let authorize = |body| AuthorizedRequest::new(permit, body, &forwarding);

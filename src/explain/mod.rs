@@ -466,7 +466,6 @@ fn outbound(config: &Config, permit: &Permit<'_>) -> HeaderMap {
                 is_trusted: false,
             },
             request_id: &HeaderValue::from_static(FRESH),
-            traceparent: &HeaderValue::from_static(FRESH),
         },
     };
     AuthorizedRequest::new(permit, (), &forwarding)

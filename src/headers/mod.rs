@@ -20,7 +20,7 @@ pub use managed::{MANAGED, ManagedGroup, ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
 pub use request::{HeadError, Outbound, Peer, check_head, check_method, is_grpc, request_headers};
 pub use response::{rewrite_response, rewrite_switching_response};
-pub use trace::{is_request_id, is_traceparent, is_tracestate};
+pub use trace::{TraceId, is_request_id, is_traceparent, is_tracestate, trace_id};
 pub use trailers::rewrite_trailers;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -13,11 +13,10 @@ use super::forwarded::Before;
 use super::hops::{MaxForwards, Pseudonym};
 use super::host::{Host, HostError, effective_host};
 use super::managed::ManagedNames;
-use super::trace::{is_traceparent, is_tracestate};
+use super::trace::{TRACEPARENT, is_tracestate, traceparent};
 use super::{joined, list_holds, only_value};
 use crate::identity::Identity;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -211,8 +210,6 @@ pub struct Outbound<'r> {
     pub peer: Peer<'r>,
     /// The id of the request.
     pub request_id: &'r HeaderValue,
-    /// A fresh trace, for a request that has none.
-    pub traceparent: &'r HeaderValue,
 }
 
 /// The upstream's headers, of a request's headers without the fields of its connection: those that may
@@ -249,7 +246,7 @@ pub fn request_headers(
         sent.remove(RANGE);
     }
     sent.insert(X_REQUEST_ID, outbound.request_id.clone());
-    put_trace(&mut sent, headers, outbound.traceparent);
+    put_trace(&mut sent, headers);
     sent.append(VIA, outbound.pseudonym.line(outbound.version).clone());
     Before::of(headers, outbound.peer.is_trusted).extend(
         &mut sent,
@@ -263,18 +260,20 @@ pub fn request_headers(
     sent
 }
 
-fn put_trace(sent: &mut HeaderMap, headers: &HeaderMap, fresh: &HeaderValue) {
-    let traceparent =
-        only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()));
+/// Passes a sound trace on, and begins none: nothing records a span here, and a parent that was made up
+/// would take the decision to sample away from the agent.
+fn put_trace(sent: &mut HeaderMap, headers: &HeaderMap) {
     // A state without a trace means nothing.
-    let tracestate = traceparent.and_then(|_| joined(headers, &TRACESTATE));
-    if let Some(state) = tracestate
+    let Some(traceparent) = traceparent(headers) else {
+        return;
+    };
+    sent.insert(TRACEPARENT, traceparent.clone());
+    if let Some(state) = joined(headers, &TRACESTATE)
         .filter(|state| is_tracestate(state))
         .and_then(|state| HeaderValue::try_from(state).ok())
     {
         sent.insert(TRACESTATE, state);
     }
-    sent.insert(TRACEPARENT, traceparent.unwrap_or(fresh).clone());
 }
 
 /// RFC 9113 §8.2.3: HTTP/2 may split the cookie field; HTTP/1 must not see it split.
@@ -337,7 +336,6 @@ mod tests {
                     is_trusted: trusted,
                 },
                 request_id: &HeaderValue::from_static("id-1"),
-                traceparent: &HeaderValue::from_static("fresh"),
             },
         )
     }
@@ -612,7 +610,7 @@ mod tests {
             ("forwarded", &["for=10.0.0.9;host=\"a.example\";proto=http"]),
             ("accept", &["a", "b"]),
             ("cookie", &["a=1; b=2"]),
-            ("traceparent", &["fresh"]),
+            ("traceparent", &[]),
         ] {
             assert_eq!(values(&headers, name), expected, "{name}");
         }
@@ -636,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_trace_is_kept_and_an_unsound_one_restarted() {
+    fn a_sound_trace_is_kept_and_an_unsound_one_dropped() {
         const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let kept = rewritten(&[("traceparent", TRACE), ("tracestate", "v=1")], false);
         assert_eq!(values(&kept, "traceparent"), [TRACE]);
@@ -648,10 +646,13 @@ mod tests {
                 ("traceparent", TRACE),
                 ("tracestate", "v=1"),
             ],
+            &[("tracestate", "v=1")],
+            // Other tracers' headers are no reason to begin a trace beside theirs.
+            &[("x-b3-traceid", "1"), ("x-cloud-trace-context", "1/1;o=1")],
         ] {
-            let restarted = rewritten(unsound, false);
-            assert_eq!(values(&restarted, "traceparent"), ["fresh"]);
-            assert!(values(&restarted, "tracestate").is_empty());
+            let headers = rewritten(unsound, false);
+            assert!(values(&headers, "traceparent").is_empty(), "{unsound:?}");
+            assert!(values(&headers, "tracestate").is_empty(), "{unsound:?}");
         }
     }
 }

@@ -1,4 +1,11 @@
-//! Request ids and W3C trace context: a well-formed one is kept, anything else is replaced.
+//! Request ids and W3C trace context: what is well-formed is kept. A request without an id gets one; a request
+//! without a trace gets none.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::only_value;
+
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest request id that is kept; they end up in logs.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -10,6 +17,30 @@ pub fn is_request_id(text: &[u8]) -> bool {
         && text
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(byte))
+}
+
+/// The sound `traceparent` of a request.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    only_value(headers, &TRACEPARENT).filter(|value| is_traceparent(value.as_bytes()))
+}
+
+/// The trace that a request is part of.
+#[must_use]
+pub fn trace_id(headers: &HeaderMap) -> Option<TraceId> {
+    traceparent(headers).cloned().map(TraceId)
+}
+
+/// The id of a trace: 32 hexadecimal digits. The whole value is kept, which shares its bytes with the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceId(HeaderValue);
+
+impl TraceId {
+    /// Its digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let value = self.0.to_str().unwrap_or_default();
+        value.split('-').nth(1).unwrap_or_default()
+    }
 }
 
 /// Trace Context §3.2: `version-trace_id-parent_id-flags`, lower-case hex, ids not all zero.
@@ -55,7 +86,8 @@ const fn is_lower_hex(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_request_id, is_traceparent, is_tracestate};
+    use super::{TraceId, is_request_id, is_traceparent, is_tracestate, trace_id};
+    use http::header::{HeaderMap, HeaderValue};
 
     #[test]
     fn request_ids() {
@@ -86,6 +118,28 @@ mod tests {
             (String::new(), false),
         ] {
             assert_eq!(is_traceparent(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_trace_is_that_of_a_sound_one() {
+        const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+        let sound = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let later = format!("cc-{TRACE}-b7ad6b7169203331-01-x");
+        for (lines, expected) in [
+            (&[][..], None),
+            (&[sound.as_str()], Some(TRACE)),
+            (&[&later], Some(TRACE)),
+            (&[&sound, &sound], None),
+            (&["nonsense"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let value = HeaderValue::from_str(line).expect("visible");
+                headers.append("traceparent", value);
+            }
+            let found = trace_id(&headers);
+            assert_eq!(found.as_ref().map(TraceId::as_str), expected, "{lines:?}");
         }
     }
 

@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use super::Refusal;
 use super::possession::Remembered;
 use crate::clock::UnixTime;
+use crate::headers::{self, TraceId};
 use crate::metrics::{Finished, Metrics, StreamKind};
 use crate::token::VerifiedToken;
 use crate::upstream::{Failure, RequestBodyError};
@@ -35,6 +36,8 @@ pub(super) struct AccessLog(
 struct Record {
     metrics: Arc<Metrics>,
     request_id: HeaderValue,
+    /// The trace that the client said the request is part of.
+    trace_id: Option<TraceId>,
     client: Option<SocketAddr>,
     /// What was asked for; `None` when that could not be read.
     asked: Option<(Method, String)>,
@@ -105,6 +108,7 @@ impl AccessLog {
         Self(Box::new(Record {
             metrics: Arc::clone(metrics),
             request_id: request_id.clone(),
+            trace_id: request.and_then(|request| headers::trace_id(request.headers())),
             client,
             asked,
             started: Instant::now(),
@@ -235,6 +239,7 @@ impl Drop for AccessLog {
         tracing::info!(
             target: "authgate::request",
             request_id = self.request_id(),
+            trace_id = self.0.trace_id.as_ref().map(TraceId::as_str),
             client = self.0.client.map(tracing::field::display),
             method = asked.map(|(method, _)| cut(method.as_str(), MAX_LOGGED_TEXT)),
             path = asked.map(|(_, path)| path.as_str()),

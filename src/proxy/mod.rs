@@ -22,9 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::{BufMut as _, Bytes};
-use http::header::{
-    CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue,
-};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -268,8 +266,7 @@ impl Proxy {
             let lease = self.shared.budgets.answers.lease(shares);
             Box::new(ToolFilter::new(&self.shared, &permit, messages, lease))
         });
-        let traceparent = self.fresh_traceparent();
-        let mut outbound = self.outbound(config, request, client, request_id, &traceparent);
+        let mut outbound = self.outbound(config, request, client, request_id);
         outbound.reads_answer = filter.is_some();
         let forwarding = Forwarding {
             managed: &config.managed,
@@ -420,7 +417,6 @@ impl Proxy {
         request: &'r CanonicalRequest,
         client: &'r Client,
         request_id: &'r HeaderValue,
-        traceparent: &'r HeaderValue,
     ) -> Outbound<'r> {
         let upstream_is_http2 = config.upstream_protocol == UpstreamProtocol::Http2;
         Outbound {
@@ -438,7 +434,6 @@ impl Proxy {
                 is_trusted: peer_is_trusted(config, client),
             },
             request_id,
-            traceparent,
         }
     }
 
@@ -470,37 +465,14 @@ impl Proxy {
     }
 
     fn fresh_request_id(&self) -> HeaderValue {
-        self.fresh(|random| {
-            let mut id = Text([0; 32]);
-            let mut rest = id.0.as_mut_slice();
-            rest.put_slice(&random.digits());
-            rest.put_slice(&random.digits());
-            HeaderValue::from_maybe_shared(Bytes::from_owner(id))
-        })
-    }
-
-    fn fresh_traceparent(&self) -> HeaderValue {
-        // An id of zeros only is invalid.
-        self.fresh(|random| {
-            let mut traceparent = Text([0; 55]);
-            let mut rest = traceparent.0.as_mut_slice();
-            rest.put_slice(b"00-");
-            rest.put_slice(&random.digits());
-            rest.put_slice(&random.nonzero_digits());
-            rest.put_slice(b"-");
-            rest.put_slice(&random.nonzero_digits());
-            rest.put_slice(b"-01");
-            HeaderValue::from_maybe_shared(Bytes::from_owner(traceparent))
-        })
-    }
-
-    fn fresh(
-        &self,
-        make: impl FnOnce(&mut Random) -> Result<HeaderValue, InvalidHeaderValue>,
-    ) -> HeaderValue {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        // Hexadecimal digits and hyphens are always a header value.
-        make(&mut random).unwrap_or(HeaderValue::from_static("none"))
+        let mut id = Text([0; 32]);
+        let mut rest = id.0.as_mut_slice();
+        rest.put_slice(&random.digits());
+        rest.put_slice(&random.digits());
+        // Hexadecimal digits are always a header value.
+        HeaderValue::from_maybe_shared(Bytes::from_owner(id))
+            .unwrap_or(HeaderValue::from_static("none"))
     }
 }
 
@@ -533,9 +505,9 @@ impl Handler for Arc<Proxy> {
 }
 
 /// A fresh id. Its bytes are shared by the request, the answer and the log.
-struct Text<const LENGTH: usize>([u8; LENGTH]);
+struct Text([u8; 32]);
 
-impl<const LENGTH: usize> AsRef<[u8]> for Text<LENGTH> {
+impl AsRef<[u8]> for Text {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }

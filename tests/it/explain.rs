@@ -842,7 +842,7 @@ fn told(report: &Report) -> (Option<u16>, Option<String>, Vec<(String, String)>)
 }
 
 fn assert_same_headers(report: &Report, head: &crate::support::Head, case: &str) {
-    const NEW: [&str; 4] = ["via", "x-request-id", "traceparent", "x-forwarded-for"];
+    const NEW: [&str; 3] = ["via", "x-request-id", "x-forwarded-for"];
     for (name, value) in &report.upstream {
         let sent = head.all(name);
         assert_eq!(sent.len(), 1, "{case}: {name} is sent {sent:?}");

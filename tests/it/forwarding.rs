@@ -102,62 +102,60 @@ async fn the_upstream_learns_how_the_request_came() {
     assert!(!id.is_empty());
     assert_eq!(answer.header("x-request-id"), Some(id));
     assert_eq!(proxy.request_line("/x").await["request_id"], id);
-    assert!(is_traceparent(
-        head.get("traceparent").expect("traceparent")
-    ));
-}
-
-/// Version 00 of W3C Trace Context.
-fn is_traceparent(value: &str) -> bool {
-    let parts: Vec<&str> = value.split('-').collect();
-    let hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
-    };
-    let [version, trace, parent, flags] = parts.as_slice() else {
-        return false;
-    };
-    *version == "00"
-        && hex(trace, 32)
-        && hex(parent, 16)
-        && hex(flags, 2)
-        && trace.bytes().any(|byte| byte != b'0')
-        && parent.bytes().any(|byte| byte != b'0')
+    // Nobody records a span here, so the agent is the root of its trace, and its sampler decides.
+    assert_eq!(head.get("traceparent"), None);
+    assert_eq!(proxy.request_line("/x").await.get("trace_id"), None);
 }
 
 #[tokio::test]
-async fn a_trace_goes_on_or_begins() {
+async fn a_trace_goes_on_and_stands_in_the_log() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let issuer = Issuer::start();
     let upstream = Upstream::hello();
-    let proxy = open_proxy(&issuer, &upstream).await;
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let valid = format!("00-{trace}-00f067aa0ba902b7-01");
-    for (sent, goes_on) in [
-        (valid.as_str(), true),
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest("[[route]]\npath = \"/open/**\"\naccess = \"public\"")
+        .start()
+        .await;
+    let sampled = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let unsampled = format!("00-{TRACE}-00f067aa0ba902b7-00");
+    for (place, sent, goes_on) in [
+        ("1", sampled.as_str(), true),
+        ("2", unsampled.as_str(), true),
         (
+            "3",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             false,
         ),
         (
+            "4",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             false,
         ),
         (
+            "5",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
             false,
         ),
         (
+            "6",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             false,
         ),
-        ("nonsense", false),
+        ("7", "nonsense", false),
     ] {
-        let request = Request::get("/x").header("traceparent", sent);
+        let path = format!("/open/{place}");
+        let request = Request::get(&path).header("traceparent", sent);
         assert_eq!(proxy.send(&request).await.status(), 200);
         let head = upstream.next().await.head;
-        let found = head.get("traceparent").expect("traceparent");
-        assert!(is_traceparent(found), "{sent} became {found}");
-        assert_eq!(found.contains(trace), goes_on, "{sent} became {found}");
+        assert_eq!(head.get("traceparent"), goes_on.then_some(sent), "{sent}");
+        let line = proxy.request_line(&path).await;
+        let trace_id = line.get("trace_id").and_then(|id| id.as_str());
+        assert_eq!(trace_id, goes_on.then_some(TRACE), "{sent}");
     }
+    // A refusal is part of the trace too.
+    let request = Request::get("/closed").header("traceparent", &sampled);
+    assert_own(&proxy.send(&request).await, 401, "token_missing");
+    assert_eq!(proxy.request_line("/closed").await["trace_id"], TRACE);
 }
 
 #[tokio::test]
