@@ -171,15 +171,16 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
         Some(cors) => {
             match &cors.origins {
                 Origins::Any => line("cors.origins", &"*")?,
-                Origins::Listed(origins) => {
-                    let origins: Vec<&str> = origins
-                        .iter()
-                        .filter_map(|origin| origin.to_str().ok())
-                        .collect();
+                Origins::Listed { exact, patterns } => {
+                    let exact = exact.iter().filter_map(|origin| origin.to_str().ok());
+                    let patterns = patterns.iter().map(ToString::to_string);
+                    let origins: Vec<String> = exact.map(str::to_owned).chain(patterns).collect();
                     line("cors.origins", &list(&origins))?;
                 }
             }
             line("cors.enforce_origin", &cors.enforce_origin)?;
+            line("cors.patterns_enforce", &cors.patterns_enforce)?;
+            line("cors.expose_headers", &list(&cors.expose_headers))?;
             line("cors.max_age", &seconds(cors.max_age))?;
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
 
+use super::parse_header;
 use super::reader::{Problems, Section};
-use crate::cors::{CorsSettings, Origins};
+use crate::cors::{CorsSettings, OriginEntry, OriginPattern, Origins};
 
 /// Browsers remember no preflight for longer than a day; Chromium caps it at two hours.
 const LONGEST_MAX_AGE: Duration = Duration::from_hours(24);
@@ -16,6 +17,17 @@ pub(super) fn read(mut section: Section, problems: &mut Problems) -> Option<Cors
     let origins = section.strings("origins", problems).unwrap_or_default();
     let enforce_path = section.path_of("enforce_origin");
     let enforce_origin = section.boolean("enforce_origin", problems).unwrap_or(false);
+    let patterns_path = section.path_of("patterns_enforce");
+    let patterns_enforce = section
+        .boolean("patterns_enforce", problems)
+        .unwrap_or(false);
+    let expose_path = section.path_of("expose_headers");
+    let expose_headers: Vec<HeaderName> = section
+        .strings("expose_headers", problems)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|name| parse_header(&expose_path, name, problems))
+        .collect();
     let age_path = section.path_of("max_age");
     let max_age = section
         .duration("max_age", problems)
@@ -24,69 +36,86 @@ pub(super) fn read(mut section: Section, problems: &mut Problems) -> Option<Cors
         problems.error(age_path, "is more than 24h, which no browser keeps");
     }
     section.finish(problems);
-    let any = origins.iter().any(|origin| origin == "*");
-    if enforce_origin && (any || origins.is_empty()) {
+    if origins.is_empty() && !expose_headers.is_empty() {
         problems.error(
-            enforce_path,
-            "needs a list of exact origins in cors.origins",
+            expose_path,
+            "needs cors.origins: without them the upstream answers for itself",
         );
     }
-    if any {
-        if origins.len() > 1 {
-            problems.error(path, "holds \"*\" beside others: \"*\" stands alone");
-        }
-        return Some(CorsSettings {
-            origins: Origins::Any,
-            enforce_origin,
-            max_age,
-        });
+    let any = origins.iter().any(|origin| origin == "*");
+    let (exact, patterns) = if any {
+        (Vec::new(), Vec::new())
+    } else {
+        parse(&path, &origins, problems)
+    };
+    // An entry with an error of its own is complaint enough.
+    let is_broken = !any && exact.len().saturating_add(patterns.len()) < origins.len();
+    let names_somebody = !exact.is_empty() || (patterns_enforce && !patterns.is_empty());
+    if enforce_origin && !names_somebody && !is_broken {
+        problems.error(
+            enforce_path,
+            "needs a list of exact origins in cors.origins, or patterns there and patterns_enforce = true",
+        );
     }
-    let listed: Vec<HeaderValue> = origins
-        .iter()
-        .filter_map(|origin| parse(&path, origin, problems))
-        .collect();
-    (!listed.is_empty()).then_some(CorsSettings {
-        origins: Origins::Listed(listed),
+    if patterns_enforce && patterns.is_empty() {
+        problems.warning(
+            patterns_path,
+            "has no effect: cors.origins has no pattern, such as \"https://app-*.example.com\"",
+        );
+    }
+    if any && origins.len() > 1 {
+        problems.error(&path, "holds \"*\" beside others: \"*\" stands alone");
+    }
+    let origins = if any {
+        Origins::Any
+    } else if exact.is_empty() && patterns.is_empty() {
+        return None;
+    } else {
+        Origins::Listed { exact, patterns }
+    };
+    Some(CorsSettings {
+        origins,
         enforce_origin,
+        patterns_enforce,
+        expose_headers,
         max_age,
     })
 }
 
-/// An origin as browsers send it: scheme and host, with the port where it is not the default.
-fn parse(path: &str, text: &str, problems: &mut Problems) -> Option<HeaderValue> {
-    let bare = text.trim_end_matches('/');
-    let uri: Option<Uri> = bare.parse().ok();
-    let uri = uri.filter(|uri| {
-        let plain = uri
-            .authority()
-            .is_some_and(|authority| !authority.as_str().contains('@'));
-        uri.scheme().is_some()
-            && plain
-            && uri.path() == "/"
-            && uri.query().is_none()
-            && !bare.contains('#')
-    });
-    let Some(uri) = uri else {
-        problems.error(path, format!("{text:?} is not an origin; write scheme and host, such as \"https://app.example.com\""));
-        return None;
-    };
-    let default_port = matches!(
-        (uri.scheme_str(), uri.port_u16()),
-        (Some("https"), Some(443)) | (Some("http"), Some(80))
-    );
-    let lower = bare.to_ascii_lowercase();
-    let origin = if default_port {
-        lower
-            .rsplit_once(':')
-            .map_or(lower.as_str(), |(before, _)| before)
-    } else {
-        &lower
-    };
-    if origin != text {
-        problems.warning(
-            path,
-            format!("{text:?} is not how browsers spell it: write {origin:?}"),
-        );
+/// Origins as browsers send them, and patterns.
+fn parse(
+    path: &str,
+    origins: &[String],
+    problems: &mut Problems,
+) -> (Vec<HeaderValue>, Vec<OriginPattern>) {
+    let (mut exact, mut patterns) = (Vec::new(), Vec::new());
+    for text in origins {
+        let entry = match OriginEntry::parse(text) {
+            Ok(entry) => entry,
+            Err(error) => {
+                problems.error(path, format!("{text:?} {error}"));
+                continue;
+            }
+        };
+        let spelled = entry.to_string();
+        if spelled != *text {
+            problems.warning(
+                path,
+                format!("{text:?} is not how browsers spell it: write {spelled:?}"),
+            );
+        }
+        match entry {
+            OriginEntry::Exact(origin) => exact.extend(HeaderValue::try_from(origin)),
+            OriginEntry::Pattern(pattern) => {
+                if let Some(end) = pattern.shared_end() {
+                    problems.warning(
+                        path,
+                        format!("{text:?} welcomes whoever can have a name under {end}: where that is a domain of a hosting service, everybody"),
+                    );
+                }
+                patterns.push(pattern);
+            }
+        }
     }
-    HeaderValue::try_from(origin).ok()
+    (exact, patterns)
 }

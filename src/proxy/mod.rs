@@ -540,7 +540,7 @@ fn own_answer(
     }
     // To a WebSocket browsers apply no CORS: nobody but the server looks at its origin.
     let must_be_welcome = settings.enforce_origin || request.is_websocket();
-    if *origin == Origin::Foreign && must_be_welcome {
+    if origin.is_foreign() && must_be_welcome {
         return Err(Refusal::OriginDenied);
     }
     Ok(None)

@@ -73,7 +73,7 @@ pub(crate) fn check_source(
     let host = (!allowed.any(|allowed| allowed.covers(host))).then_some(host);
     let headers = match origin {
         Origin::None | Origin::Welcome(_) => None,
-        Origin::Foreign | Origin::Unmanaged => Some(request.headers()),
+        Origin::Foreign | Origin::Reader(_) | Origin::Unmanaged => Some(request.headers()),
     };
     let checked = config
         .resources

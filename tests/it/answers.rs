@@ -236,7 +236,7 @@ async fn configured_origins_are_answered_here() {
     });
     let proxy = Setup::new(&issuer, &upstream)
         .rest(&format!(
-            "[cors]\norigins = [\"{PAGE}\", \"http://localhost:3000\"]"
+            "[cors]\norigins = [\"{PAGE}\", \"http://localhost:3000\"]\nexpose_headers = [\"X-Own\"]"
         ))
         .start()
         .await;
@@ -281,6 +281,11 @@ async fn configured_origins_are_answered_here() {
     assert_eq!(answer.status(), 200);
     is_readable_by(&answer, PAGE).expect("readable");
     assert_eq!(answer.header("access-control-allow-origin"), Some(PAGE));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+    let exposed = list(&answer, "access-control-expose-headers");
+    for name in ["x-upstream", "x-own", "www-authenticate"] {
+        assert!(exposed.contains(&name.to_owned()), "{name}: {exposed:?}");
+    }
     let refused = proxy.send(&Request::get("/x").header("Origin", PAGE)).await;
     is_readable_by(&refused, PAGE).expect("readable");
 
@@ -344,6 +349,85 @@ async fn foreign_origins_get_no_leave() {
             .status(),
         200
     );
+}
+
+/// Previews of a page have another origin each.
+#[tokio::test]
+async fn origins_can_be_patterns() {
+    const FITS: &str = "https://app-git-main-team.vercel.app";
+    let issuer = Issuer::start();
+    let upstream = Upstream::start(|head| match head.target() {
+        "/ws" => Reply::WebSocket,
+        _ => Reply::ok("hello"),
+    });
+    let cors = format!(
+        "[cors]\norigins = [\"{PAGE}\", \"https://app-*-team.vercel.app\", \"http://localhost:*\"]\n"
+    );
+    let start = async |more: &str| {
+        let resource = "[[resource]]\nurl = \"https://agents.example.com/mcp\"\n";
+        let rest = format!("{cors}{more}{resource}");
+        Setup::new(&issuer, &upstream).rest(&rest).start().await
+    };
+    let reading = start("").await;
+    let enforcing = start("enforce_origin = true\n").await;
+    let trusting = start("enforce_origin = true\npatterns_enforce = true\n").await;
+    let token = issuer.user("auth0|alice").mint();
+    let from =
+        |path: &str, origin: &str| Request::get(path).header("Origin", origin).bearer(&token);
+    let mut findings = Findings::default();
+    for (origin, fits) in [
+        (PAGE, true),
+        (FITS, true),
+        ("http://localhost:5173", true),
+        ("https://app-x.evil.com-team.vercel.app", false),
+        ("https://app-x-team.vercel.app.evil.com", false),
+        ("https://app-x@evil-team.vercel.app", false),
+        ("https://app--team.vercel.app", false),
+        ("https://app-x-team.vercel.app:8443", false),
+        ("http://app-x-team.vercel.app", false),
+        ("https://APP-x-team.vercel.app", false),
+        ("http://localhost.evil.com:80", false),
+        ("null", false),
+    ] {
+        let expected = fits.then_some(origin);
+        for (name, request) in [
+            ("GET", from("/x", origin)),
+            ("preflight", preflight("/x", origin)),
+        ] {
+            let answer = reading.send(&request).await;
+            let allowed = answer.header("access-control-allow-origin");
+            findings.check(&format!("{name} {origin}"), allowed == expected, || {
+                format!("{} allows {allowed:?}", answer.status())
+            });
+        }
+        // To be let in takes more than to be answered readably.
+        for (name, proxy, path, lets_in) in [
+            ("reading", &reading, "/mcp", origin == PAGE),
+            ("reading", &reading, "/ws", origin == PAGE),
+            ("enforcing", &enforcing, "/x", origin == PAGE),
+            ("trusting", &trusting, "/x", fits),
+            ("trusting", &trusting, "/mcp", fits),
+            ("trusting", &trusting, "/ws", fits),
+        ] {
+            let mut request = from(path, origin);
+            if path == "/ws" {
+                request = request.websocket();
+            }
+            let mut client = request.open(proxy.data).await;
+            let head = client.head().await;
+            let expected = match (lets_in, path) {
+                (false, _) => 403,
+                (true, "/ws") => 101,
+                (true, _) => 200,
+            };
+            findings.check(
+                &format!("{name} {path} {origin}"),
+                head.status() == expected,
+                || format!("{}, expected {expected}", head.status()),
+            );
+        }
+    }
+    findings.assert_none();
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! headers of every answer, and drops the upstream's own. Without, the upstream speaks for itself,
 //! and only the answers made here carry headers, so that a page can read why it was refused.
 
+mod origins;
+
 use std::time::Duration;
 
 use http::header::{
@@ -12,9 +14,14 @@ use http::header::{
     HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 
+pub use origins::{OriginEntry, OriginError, OriginPattern};
+
 /// What a page may read of an answer beside its body. A wildcard would not cover
 /// `WWW-Authenticate` in every mode, so each is named.
 const EXPOSED: &str = "WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce, Retry-After, X-Request-Id";
+
+/// How many names of the upstream's own list are added to it.
+const MAX_EXPOSED_HEADERS: usize = 100;
 
 /// What a page may send. `Authorization` is never covered by a wildcard (Fetch §4.9), and the
 /// others are those of MCP, A2A, `EventSource` and tracing.
@@ -48,6 +55,10 @@ pub struct CorsSettings {
     pub origins: Origins,
     /// Whether requests from any other origin are refused.
     pub enforce_origin: bool,
+    /// Whether patterns count where an origin is refused, and not only where answers may be read.
+    pub patterns_enforce: bool,
+    /// What pages may read beside the usual, and what the upstream exposes.
+    pub expose_headers: Vec<HeaderName>,
     /// How long a browser may remember a preflight.
     pub max_age: Duration,
 }
@@ -57,8 +68,13 @@ pub struct CorsSettings {
 pub enum Origins {
     /// All.
     Any,
-    /// These, each spelled as a browser sends it.
-    Listed(Vec<HeaderValue>),
+    /// Some.
+    Listed {
+        /// Each spelled as a browser sends it.
+        exact: Vec<HeaderValue>,
+        /// Those that fit one of these.
+        patterns: Vec<OriginPattern>,
+    },
 }
 
 /// What a request's origin means for its answer.
@@ -70,6 +86,8 @@ pub enum Origin {
     Unmanaged,
     /// Its origin is welcome; this is what `Access-Control-Allow-Origin` says.
     Welcome(HeaderValue),
+    /// Its origin fits a pattern, which is enough to read answers. Where foreign origins are refused, it is one.
+    Reader(HeaderValue),
     /// Its origin is not welcome.
     Foreign,
 }
@@ -80,17 +98,33 @@ impl Origin {
     pub fn of(headers: &HeaderMap, settings: Option<&CorsSettings>) -> Self {
         let mut origins = headers.get_all(ORIGIN).iter();
         let (origin, further) = (origins.next(), origins.next());
-        match (settings.map(|settings| &settings.origins), origin) {
-            (Some(_), _) if further.is_some() => Self::Foreign,
+        let Some(settings) = settings else {
+            return origin.map_or(Self::None, |_| Self::Unmanaged);
+        };
+        match (&settings.origins, origin) {
+            _ if further.is_some() => Self::Foreign,
             // Also without an origin: a cache may keep the answer and show it to a page later.
-            (Some(Origins::Any), _) => Self::Welcome(HeaderValue::from_static("*")),
+            (Origins::Any, _) => Self::Welcome(HeaderValue::from_static("*")),
             (_, None) => Self::None,
-            (None, Some(_)) => Self::Unmanaged,
-            (Some(Origins::Listed(listed)), Some(origin)) if listed.contains(origin) => {
+            (Origins::Listed { exact, .. }, Some(origin)) if exact.contains(origin) => {
                 Self::Welcome(origin.clone())
             }
-            (Some(Origins::Listed(_)), Some(_)) => Self::Foreign,
+            (Origins::Listed { patterns, .. }, Some(origin)) => {
+                if !patterns.iter().any(|pattern| pattern.fits(origin)) {
+                    Self::Foreign
+                } else if settings.patterns_enforce {
+                    Self::Welcome(origin.clone())
+                } else {
+                    Self::Reader(origin.clone())
+                }
+            }
         }
+    }
+
+    /// Whether the request is refused where foreign origins are.
+    #[must_use]
+    pub const fn is_foreign(&self) -> bool {
+        matches!(self, Self::Foreign | Self::Reader(_))
     }
 
     /// Sets the headers of an answer that was made here. No cache keeps those.
@@ -99,15 +133,22 @@ impl Origin {
             Self::None => {}
             // Any page may read why it was refused: there is nothing of the upstream in it.
             Self::Unmanaged => allow(headers, HeaderValue::from_static("*")),
-            Self::Welcome(_) | Self::Foreign => self.mark(headers),
+            Self::Welcome(_) | Self::Reader(_) | Self::Foreign => self.mark(headers),
         }
     }
 
     /// Sets the headers of the upstream's answer, which owns them where no origins are configured.
     pub fn mark_forwarded(&self, headers: &mut HeaderMap, settings: Option<&CorsSettings>) {
-        if settings.is_some() {
-            remove_upstreams(headers);
-            self.mark(headers);
+        let Some(settings) = settings else {
+            return;
+        };
+        let exposed = exposed(headers, &settings.expose_headers);
+        remove_upstreams(headers);
+        self.mark(headers);
+        if let Some(listed) = headers.get_mut(ACCESS_CONTROL_EXPOSE_HEADERS)
+            && let Some(exposed) = exposed
+        {
+            *listed = exposed;
         }
     }
 
@@ -125,7 +166,7 @@ impl Origin {
                 "Access-Control-Request-Method, Access-Control-Request-Headers",
             ),
         );
-        if !matches!(self, Self::Welcome(_)) {
+        if !matches!(self, Self::Welcome(_) | Self::Reader(_)) {
             return;
         }
         headers.remove(ACCESS_CONTROL_EXPOSE_HEADERS);
@@ -150,7 +191,7 @@ impl Origin {
             Self::Foreign | Self::None => {
                 headers.append(VARY, HeaderValue::from_static("Origin"));
             }
-            Self::Welcome(origin) => {
+            Self::Welcome(origin) | Self::Reader(origin) => {
                 if origin.as_bytes() != b"*" {
                     headers.append(VARY, HeaderValue::from_static("Origin"));
                 }
@@ -183,6 +224,30 @@ fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     );
 }
 
+/// What a page may read where that is more than the usual. It is the upstream's to say what is in its own
+/// answers, and to other origins this opens nothing.
+fn exposed(upstreams: &HeaderMap, configured: &[HeaderName]) -> Option<HeaderValue> {
+    let added = upstreams
+        .get_all(ACCESS_CONTROL_EXPOSE_HEADERS)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok())
+        .take(MAX_EXPOSED_HEADERS);
+    let mut names: Vec<&str> = EXPOSED.split(", ").collect();
+    let usual = names.len();
+    for name in configured.iter().map(HeaderName::as_str).chain(added) {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            names.push(name);
+        }
+    }
+    let is_more = names.len() > usual;
+    is_more
+        .then(|| HeaderValue::try_from(names.join(", ")).ok())
+        .flatten()
+}
+
 fn remove_upstreams(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = headers
         .keys()
@@ -213,7 +278,7 @@ fn allowed_headers(request: &HeaderMap) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CorsSettings, Origin, Origins};
+    use super::{CorsSettings, Origin, OriginEntry, Origins};
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use std::time::Duration;
 
@@ -221,14 +286,30 @@ mod tests {
         CorsSettings {
             origins,
             enforce_origin: false,
+            patterns_enforce: false,
+            expose_headers: Vec::new(),
             max_age: Duration::from_hours(2),
         }
     }
 
     fn listed() -> CorsSettings {
-        settings(Origins::Listed(vec![HeaderValue::from_static(
-            "https://app.example",
-        )]))
+        settings(Origins::Listed {
+            exact: vec![HeaderValue::from_static("https://app.example")],
+            patterns: Vec::new(),
+        })
+    }
+
+    /// One whole origin and one pattern.
+    fn with_pattern(patterns_enforce: bool) -> CorsSettings {
+        let mut settings = listed();
+        settings.patterns_enforce = patterns_enforce;
+        let entry = OriginEntry::parse("https://app-*-team.example");
+        if let Origins::Listed { patterns, .. } = &mut settings.origins
+            && let Ok(OriginEntry::Pattern(pattern)) = entry
+        {
+            patterns.push(pattern);
+        }
+        settings
     }
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -295,6 +376,88 @@ mod tests {
                 expected,
                 "{fields:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pattern_lets_read_and_only_where_told_so_lets_in() {
+        let of = |origins: &[&'static str], patterns_enforce| {
+            let fields: Vec<_> = origins.iter().map(|origin| ("origin", *origin)).collect();
+            Origin::of(&headers(&fields), Some(&with_pattern(patterns_enforce)))
+        };
+        let fits = "https://app-x-team.example";
+        let value = HeaderValue::from_static(fits);
+        assert_eq!(of(&[fits], false), Origin::Reader(value.clone()));
+        assert_eq!(of(&[fits], true), Origin::Welcome(value.clone()));
+        for enforced in [false, true] {
+            assert!(!of(&["https://app.example"], enforced).is_foreign());
+            assert!(!of(&[], enforced).is_foreign());
+            assert_eq!(of(&[fits, fits], enforced), Origin::Foreign);
+            assert_eq!(
+                of(&["https://app-x.team.example"], enforced),
+                Origin::Foreign
+            );
+        }
+        assert!(of(&[fits], false).is_foreign());
+        let mut answer = HeaderMap::new();
+        of(&[fits], false).mark_own(&mut answer);
+        assert_eq!(answer["access-control-allow-origin"], value);
+        assert_eq!(answer["vary"], "Origin");
+    }
+
+    #[test]
+    fn what_the_upstream_exposes_is_added() {
+        const USUAL: &str =
+            "WWW-Authenticate, Mcp-Session-Id, DPoP-Nonce, Retry-After, X-Request-Id";
+        for (lines, configured, expected) in [
+            (&[][..], &[][..], ""),
+            (&["X-Total-Count"], &[], ", X-Total-Count"),
+            (
+                &[
+                    "X-Total-Count, content-location",
+                    "X-TOTAL-COUNT,, a b, \u{e9}",
+                ],
+                &[],
+                ", X-Total-Count, content-location",
+            ),
+            (&["x-request-id"], &["retry-after"], ""),
+            (
+                &["X-Own, *"],
+                &["x-own", "grpc-status"],
+                ", x-own, grpc-status, *",
+            ),
+        ] {
+            let settings = CorsSettings {
+                expose_headers: configured
+                    .iter()
+                    .map(|name| HeaderName::from_static(name))
+                    .collect(),
+                ..with_pattern(false)
+            };
+            for (origin, is_readable) in [
+                ("https://app.example", true),
+                ("https://app-x-team.example", true),
+                ("https://evil.example", false),
+            ] {
+                let mut answer = HeaderMap::new();
+                for line in lines {
+                    let line = HeaderValue::from_bytes(line.as_bytes()).expect("a value");
+                    answer.append("access-control-expose-headers", line);
+                }
+                let origin = Origin::of(&headers(&[("origin", origin)]), Some(&settings));
+                origin.mark_forwarded(&mut answer, Some(&settings));
+                let found: Vec<_> = answer
+                    .get_all("access-control-expose-headers")
+                    .iter()
+                    .map(|value| value.to_str().expect("visible"))
+                    .collect();
+                let expected = format!("{USUAL}{expected}");
+                let expected: Vec<_> = is_readable
+                    .then_some(expected.as_str())
+                    .into_iter()
+                    .collect();
+                assert_eq!(found, expected, "{lines:?} {configured:?} {origin:?}");
+            }
         }
     }
 
