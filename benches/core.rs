@@ -342,6 +342,7 @@ fn heads(criterion: &mut Criterion) {
                 address: Some(&peer),
                 is_trusted: false,
             },
+            path_prefix: None,
             request_id: &id,
         };
         bencher.iter(|| request_headers(black_box(&head.headers), &managed, &outbound));

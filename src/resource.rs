@@ -3,6 +3,7 @@
 //! Pure. Everything comes from the configuration, and nothing from a request.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, ORIGIN};
@@ -19,6 +20,44 @@ pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// authorization, "Scope Selection").
 const SCOPES_OF_LOGGING_IN: [&str; 2] = ["offline_access", "openid"];
 
+/// `path_prefix`: what something in front strips from the beginning of every path, as `/team-a`. It is
+/// configured and never taken from a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPrefix(HeaderValue);
+
+impl PathPrefix {
+    /// A path that has been checked: it begins with a slash and ends with none.
+    #[must_use]
+    pub fn new(path: &str) -> Option<Self> {
+        HeaderValue::try_from(path).ok().map(Self)
+    }
+
+    /// As it was configured.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// For `X-Forwarded-Prefix`.
+    #[must_use]
+    pub const fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// What is left of a path below it.
+    #[must_use]
+    pub fn strip<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = path.strip_prefix(self.as_str())?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// The parts of a resource's URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceUrl {
@@ -30,6 +69,8 @@ pub struct ResourceUrl {
     pub host: AllowedHost,
     /// From the first slash on; empty where there is none.
     pub path: String,
+    /// The same without `path_prefix`: as its requests come here.
+    pub local_path: String,
 }
 
 /// One `[[resource]]`.
@@ -65,8 +106,10 @@ pub struct Resource {
     pub metadata_url: String,
     /// Every scope that is advertised.
     pub scopes: BTreeSet<String>,
-    /// The paths at which its metadata is served.
+    /// The paths at which its metadata is served: those of its URL.
     metadata_paths: Vec<String>,
+    /// Further ones, where no other resource has its own: without `path_prefix`, and at the root.
+    further_paths: Vec<String>,
     document: Bytes,
 }
 
@@ -145,8 +188,12 @@ impl Resources {
             return WellKnown::Elsewhere;
         }
         let path = readings.literal();
-        let has = |resource: &&Resource| resource.metadata_paths.iter().any(|own| own == path);
-        let found = self.list.iter().find(has);
+        let at = |paths: fn(&Resource) -> &[String]| {
+            let mut list = self.list.iter();
+            list.find(|resource| paths(resource).iter().any(|own| own == path))
+        };
+        let found = at(|resource| &resource.metadata_paths);
+        let found = found.or_else(|| at(|resource| &resource.further_paths));
         found.map_or(WellKnown::Unknown, WellKnown::Metadata)
     }
 
@@ -191,21 +238,17 @@ impl Resource {
         is_alone: bool,
     ) -> Self {
         let url = &settings.url;
-        // RFC 9728 §3.1: the well-known part goes between the host and the path.
-        let below = url.path.strip_suffix('/').unwrap_or(&url.path);
-        let inserted = if below.is_empty() {
-            WELL_KNOWN.to_owned()
-        } else {
-            format!("{WELL_KNOWN}{}", url.path)
+        let metadata_url = format!("{}{}", url.origin, well_known_path(&url.path));
+        // Clients leave a slash at the end out.
+        let both = |path: &str| {
+            let bare = path.strip_suffix('/').unwrap_or(path);
+            vec![well_known_path(path), well_known_path(bare)]
         };
-        let metadata_url = format!("{}{inserted}", url.origin);
-        let mut metadata_paths = vec![inserted];
-        // Clients leave a slash at the end out, and those without the challenge look at the root.
-        let others = [format!("{WELL_KNOWN}{below}"), WELL_KNOWN.to_owned()];
-        for (path, is_served) in others.into_iter().zip([true, is_alone]) {
-            if is_served && !metadata_paths.contains(&path) {
-                metadata_paths.push(path);
-            }
+        let metadata_paths = both(&url.path);
+        // What strips the prefix may strip it here too; those without the challenge look at the root.
+        let mut further_paths = both(&url.local_path);
+        if is_alone {
+            further_paths.push(WELL_KNOWN.to_owned());
         }
         let document = document(&settings, &scopes, issuers, proofs);
         Self {
@@ -213,6 +256,7 @@ impl Resource {
             metadata_url,
             scopes,
             metadata_paths,
+            further_paths,
             document,
         }
     }
@@ -238,6 +282,11 @@ impl Resource {
         origin.as_bytes() == url.origin.as_bytes()
             || (url.host.is_loopback() && is_loopback(origin))
     }
+}
+
+/// RFC 9728 §3.1: the well-known part goes between the host and the path, which at the root is none.
+fn well_known_path(path: &str) -> String {
+    format!("{WELL_KNOWN}{}", if path == "/" { "" } else { path })
 }
 
 /// Whether an origin is on this machine, with any port.

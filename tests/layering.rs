@@ -654,7 +654,7 @@ const SHOWN: [(&str, &str, &[&str], &str); 43] = [
     ("token/dpop/error.rs", "ProofError", &["Key", "expected", "found"], "members of a proof that the log shows"),
     ("token/dpop/mod.rs", "Binding", &["thumbprint", "token_hash"], "digests"),
     ("token/dpop/mod.rs", "ProofTarget", &["method", "path"], "of the request, without its query"),
-    ("token/dpop/target.rs", "PublicOrigin", &["0"], "of the configuration"),
+    ("token/dpop/target.rs", "PublicOrigin", &["origin", "prefix"], "of the configuration"),
     ("token/keyring.rs", "AmbiguousKid", &["kid", "issuers", "untried"], "names"),
     ("token/keyring.rs", "Candidate", &["issuers"], "names"),
     ("token/keyring.rs", "IssuerKeys", &["issuer"], "a name"),

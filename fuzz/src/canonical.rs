@@ -169,6 +169,7 @@ fn forwarded(permit: &Permit<'_>, has_caller: bool) -> request::Parts {
         reads_answer: false,
         pseudonym: &Pseudonym::new(7),
         peer: Peer::default(),
+        path_prefix: None,
         request_id: &HeaderValue::from_static("id"),
     };
     let mut headers = request_headers(permitted.headers(), &config.managed, &outbound);

@@ -757,7 +757,7 @@ fn check_fields(request: &Arrived, flags: u8) {
             "connection" | "upgrade" => is_upgrade,
             "authorization" => flags & FORWARDS_AUTHORIZATION != 0,
             // A trusted proxy says it, and nothing is added to it.
-            "x-forwarded-port" => flags & IS_TRUSTED != 0,
+            "x-forwarded-port" | "x-forwarded-prefix" => flags & IS_TRUSTED != 0,
             // Managed here where a header is named after it.
             "x-auth-claims" | "x-user-name" => true,
             name if HOP_BY_HOP.contains(&name) => false,

@@ -135,6 +135,7 @@ pub fn run(data: &[u8]) {
             address: peer,
             is_trusted,
         },
+        path_prefix: None,
         request_id: &id,
     };
     let sent = request_headers(&head.headers, &managed, &outbound(flags & IS_TRUSTED != 0));
@@ -286,7 +287,7 @@ fn check_managed(sent: &HeaderMap, caller: Option<&Identity>, is_trusted: bool) 
         let folded = fold(name.as_str());
         let own = IDENTITY.contains(&name.as_str())
             || SET.contains(&name.as_str())
-            || (is_trusted && name == "x-forwarded-port");
+            || (is_trusted && (name == "x-forwarded-port" || name == "x-forwarded-prefix"));
         assert!(
             own || (is_trusted && passes_from_trusted(name.as_str())) || !is_managed(&folded),
             "{name} reaches the upstream"

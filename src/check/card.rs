@@ -82,6 +82,7 @@ async fn fetch(
             reads_answer: false,
             pseudonym: &Pseudonym::new(0),
             peer: Peer::default(),
+            path_prefix: config.forwarded_prefix(),
             request_id: &HeaderValue::from_static("check"),
         },
     };

@@ -129,6 +129,7 @@ fn write_conduct(text: &mut String, config: &Config) -> std::fmt::Result {
         &sources.websocket_protocol,
     )?;
 
+    line("path_prefix", &or_word(config.path_prefix.as_ref(), "none"))?;
     line("public_url", &or_word(config.public_url.as_ref(), "none"))?;
     match &config.dpop {
         None => line("dpop.mode", &"off")?,

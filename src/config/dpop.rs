@@ -7,6 +7,7 @@ use super::network::is_loopback;
 use super::reader::{Problems, Section};
 use super::schema::Form;
 use crate::jose::Algorithm;
+use crate::resource::PathPrefix;
 use crate::token::{ProofSettings, PublicOrigin};
 
 /// What Auth0's documentation names for its clients. The first is what its SDKs use.
@@ -78,7 +79,11 @@ impl Dpop {
 }
 
 /// Reads `public_url`.
-pub(super) fn public_url(root: &mut Section, problems: &mut Problems) -> Option<PublicOrigin> {
+pub(super) fn public_url(
+    root: &mut Section,
+    prefix: Option<&PathPrefix>,
+    problems: &mut Problems,
+) -> Option<PublicOrigin> {
     let form = Form::Pattern(r"^\s*$|^\s*[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\s]+/?\s*$");
     let text = root.string_of("public_url", form, problems)?;
     match PublicOrigin::parse(&text) {
@@ -90,7 +95,7 @@ pub(super) fn public_url(root: &mut Section, problems: &mut Problems) -> Option<
                     format!("{text:?} is not https://, and it is the URL that clients use, wherever TLS ends"),
                 );
             }
-            Some(origin)
+            Some(origin.below(prefix.map_or("", PathPrefix::as_str)))
         }
         Err(why) => {
             problems.error(

@@ -21,7 +21,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use ipnet::IpNet;
 
 pub use auth0::{Auth0, KeySettings, KeySource, Tenant};
@@ -40,7 +40,7 @@ use crate::cors::CorsSettings;
 use crate::headers::{AllowedHost, ManagedNames, may_carry_identity};
 use crate::identity::IdentitySettings;
 use crate::policy::{Area, Areas, DuplicateRoute, Policy, Requirement, Route};
-use crate::resource::{ProofSupport, ResourceSettings, Resources};
+use crate::resource::{PathPrefix, ProofSupport, ResourceSettings, Resources};
 use crate::token::{PublicOrigin, TokenSources};
 use environment::CONFIG_VARIABLE;
 use reader::{Problems, Section};
@@ -73,6 +73,8 @@ pub struct Config {
     pub auth0: Auth0,
     /// Where else than in `Authorization` a token may stand.
     pub token_sources: TokenSources,
+    /// What an ingress strips from the beginning of every path, as `/team-a`.
+    pub path_prefix: Option<PathPrefix>,
     /// Scheme and authority that clients use, where they are known.
     pub public_url: Option<PublicOrigin>,
     /// Proofs of possession; `None` for `"off"`: tokens that are bound to a key are refused.
@@ -111,6 +113,14 @@ pub struct Config {
     pub mcp: McpSettings,
     /// How long a stream may outlive its token; `None` for `"never"`, which ends no stream.
     pub expiry_grace: Option<Duration>,
+}
+
+impl Config {
+    /// What the upstream is told was stripped from the beginning of every path.
+    #[must_use]
+    pub fn forwarded_prefix(&self) -> Option<&HeaderValue> {
+        self.path_prefix.as_ref().map(PathPrefix::value)
+    }
 }
 
 /// Log filter and format.
@@ -345,13 +355,7 @@ fn read(
     let proxy_protocol = network::proxy_protocol(&mut root, &trusted_proxies, problems);
     let allowed_hosts = network::hosts(&mut root, "allowed_hosts", problems);
     let admin_hosts = network::hosts(&mut root, "admin_hosts", problems);
-    let anyone_may_drain = root
-        .choice(
-            "admin_drain",
-            problems,
-            &[("local", false), ("anyone", true)],
-        )
-        .unwrap_or(false);
+    let anyone_may_drain = anyone_may_drain(&mut root, problems);
     let tls = network::tls(root.section("tls", problems), problems);
     let limits = network::limits(root.section("limits", problems), problems);
     let timeouts = network::timeouts(root.section("timeouts", problems), problems);
@@ -368,8 +372,10 @@ fn read(
         })
         .unzip();
     let accepted = auth0.as_ref().map(|auth0| auth0.audiences.as_slice());
+    let path_prefix = resources::path_prefix(&mut root, problems);
     let resources = resources::read(
         root.sections("resource", problems),
+        path_prefix.as_ref(),
         accepted.unwrap_or_default(),
         problems,
     );
@@ -378,7 +384,7 @@ fn read(
     }
     let policy = policy(&require, &routes, &places, deny_unmatched, problems);
     let has_public_url = root.is_set("public_url");
-    let public_url = dpop::public_url(&mut root, problems);
+    let public_url = dpop::public_url(&mut root, path_prefix.as_ref(), problems);
     let dpop = dpop::read(
         root.section("dpop", problems),
         public_url.as_ref(),
@@ -410,6 +416,7 @@ fn read(
         logging,
         auth0,
         token_sources,
+        path_prefix,
         public_url,
         dpop,
         managed: ManagedNames::new(identity.names().chain(&strip)),
@@ -430,6 +437,13 @@ fn read(
         mcp,
         expiry_grace,
     })
+}
+
+/// Reads `admin_drain`.
+fn anyone_may_drain(root: &mut Section, problems: &mut Problems) -> bool {
+    let choices = [("local", false), ("anyone", true)];
+    root.choice("admin_drain", problems, &choices)
+        .unwrap_or(false)
 }
 
 /// Puts the rules together. `places` says where in the file each route is.
@@ -467,7 +481,7 @@ fn protect(
 ) -> (Resources, Policy) {
     let area = |resource: &ResourceSettings| {
         let audiences = auth0.audiences.iter().chain(&resource.audiences);
-        Area::new(&resource.url.path, audiences.cloned().collect())
+        Area::new(&resource.url.local_path, audiences.cloned().collect())
     };
     let areas = Areas::new(
         resources.iter().map(area).collect(),

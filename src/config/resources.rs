@@ -5,21 +5,45 @@ use super::reader::{Problems, Section};
 use super::schema::Form;
 use crate::headers::AllowedHost;
 use crate::policy::{Area, Pattern, PatternError, Route};
-use crate::resource::{ResourceSettings, ResourceUrl, WELL_KNOWN};
+use crate::resource::{PathPrefix, ResourceSettings, ResourceUrl, WELL_KNOWN};
 
 /// How a URL looks in the schema; what else is asked of it is checked where it is read.
 const URL: &str = r"^\s*https?://[^/?#@\s]+(/[^?#%\s]*)?\s*$";
 
+/// How a path looks there.
+const PREFIX: &str = r"^\s*$|^\s*/[^?#%\s]*[^/?#%\s]\s*$";
+
+/// Reads `path_prefix`.
+pub(super) fn path_prefix(root: &mut Section, problems: &mut Problems) -> Option<PathPrefix> {
+    let text = root.string_of("path_prefix", Form::Pattern(PREFIX), problems)?;
+    let why = if !text.starts_with('/') {
+        Some("does not begin with a slash".to_owned())
+    } else if text.ends_with('/') {
+        Some("ends in a slash".to_owned())
+    } else {
+        wrong_path(&text)
+    };
+    if let Some(why) = why {
+        problems.error(
+            "path_prefix",
+            format!("{text:?} {why}; write what the ingress strips, such as \"/team-a\""),
+        );
+        return None;
+    }
+    PathPrefix::new(&text)
+}
+
 /// Reads every `[[resource]]`; `accepted` is `auth0.audience`.
 pub(super) fn read(
     sections: Vec<Section>,
+    prefix: Option<&PathPrefix>,
     accepted: &[String],
     problems: &mut Problems,
 ) -> Vec<ResourceSettings> {
     let mut resources: Vec<(String, ResourceSettings)> = Vec::new();
     for section in sections {
         let path = section.path_of("url");
-        let Some(resource) = resource(section, accepted, problems) else {
+        let Some(resource) = resource(section, prefix, accepted, problems) else {
             continue;
         };
         let area = |resource: &ResourceSettings| Area::new(&resource.url.path, Vec::new());
@@ -49,6 +73,7 @@ pub(super) fn warn_of_hidden_routes(routes: &[Route], problems: &mut Problems) {
 
 fn resource(
     mut section: Section,
+    prefix: Option<&PathPrefix>,
     accepted: &[String],
     problems: &mut Problems,
 ) -> Option<ResourceSettings> {
@@ -61,7 +86,7 @@ fn resource(
             problems.error(&path, "is missing: a resource is known by its URL, as clients use it, such as \"https://api.example.com/mcp\"");
             None
         }
-        Some(text) => parse_url(&path, &text, problems),
+        Some(text) => parse_url(&path, &text, prefix, problems),
     };
     let audiences = audiences(&mut section, problems);
     let scopes = scopes(&mut section, problems);
@@ -132,7 +157,12 @@ fn documentation(section: &mut Section, problems: &mut Problems) -> Option<Strin
 
 /// Clients compare the URL with the one they use, so there is one right spelling, and it must be the one
 /// that their URL parsers make of it.
-fn parse_url(path: &str, text: &str, problems: &mut Problems) -> Option<ResourceUrl> {
+fn parse_url(
+    path: &str,
+    text: &str,
+    prefix: Option<&PathPrefix>,
+    problems: &mut Problems,
+) -> Option<ResourceUrl> {
     let refuse = |problems: &mut Problems, why: &str| {
         problems.error(path, format!("{text:?} {why}; write the URL as clients use it, such as \"https://api.example.com/mcp\""));
         None
@@ -190,7 +220,26 @@ fn parse_url(path: &str, text: &str, problems: &mut Problems) -> Option<Resource
     if let Some(why) = wrong_path(below) {
         return refuse(problems, &why);
     }
-    if Area::new(WELL_KNOWN, Vec::new()).holds_path(below) {
+    let local = match prefix {
+        None => below,
+        Some(prefix) => {
+            let Some(local) = prefix.strip(below) else {
+                let origin = &lower;
+                return refuse(
+                    problems,
+                    &format!(
+                        "does not lie below path_prefix, which is stripped from every path: \"{origin}{prefix}{below}\" would"
+                    ),
+                );
+            };
+            local
+        }
+    };
+    let well_known = Area::new(WELL_KNOWN, Vec::new());
+    if [below, local]
+        .iter()
+        .any(|path| well_known.holds_path(path))
+    {
         return refuse(problems, "lies where the metadata of resources is");
     }
     Some(ResourceUrl {
@@ -198,6 +247,7 @@ fn parse_url(path: &str, text: &str, problems: &mut Problems) -> Option<Resource
         origin: lower,
         host,
         path: below.to_owned(),
+        local_path: local.to_owned(),
     })
 }
 

@@ -465,6 +465,7 @@ fn outbound(config: &Config, permit: &Permit<'_>) -> HeaderMap {
                 address: Some(&HeaderValue::from_static("127.0.0.1")),
                 is_trusted: false,
             },
+            path_prefix: config.forwarded_prefix(),
             request_id: &HeaderValue::from_static(FRESH),
         },
     };

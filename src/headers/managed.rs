@@ -43,11 +43,12 @@ pub const MANAGED: [ManagedGroup; 10] = [
         may_carry_identity: false,
     },
     ManagedGroup {
-        what: "The same: address, host, port and scheme",
+        what: "The same: address, host, port, scheme and what was stripped of the path",
         names: &[
             "x-forwarded-for",
             "x-forwarded-host",
             "x-forwarded-port",
+            "x-forwarded-prefix",
             "x-forwarded-proto",
         ],
         from_trusted_proxies: true,
@@ -470,6 +471,7 @@ mod tests {
             "x-forwarded-for",
             "x-forwarded-host",
             "x-forwarded-port",
+            "x-forwarded-prefix",
             "x-forwarded-proto",
             "x-client-ip",
             "true-client-ip",
@@ -481,7 +483,7 @@ mod tests {
         }
         for refused in [
             "x-forwarded-email",
-            "x-forwarded-prefix",
+            "x-forwarded-path",
             "forwarded",
             "x-real-ip",
             "x-forwarded-user",

@@ -18,6 +18,7 @@ use super::{joined, list_holds, only_value};
 use crate::identity::Identity;
 
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Room for what is added to a request: the identity, the trace and the way that it has come.
@@ -208,6 +209,8 @@ pub struct Outbound<'r> {
     pub reads_answer: bool,
     /// Who is connected.
     pub peer: Peer<'r>,
+    /// What something in front strips from the beginning of every path, where that is configured.
+    pub path_prefix: Option<&'r HeaderValue>,
     /// The id of the request.
     pub request_id: &'r HeaderValue,
 }
@@ -254,6 +257,9 @@ pub fn request_headers(
         outbound.host,
         outbound.scheme,
     );
+    if let Some(prefix) = outbound.path_prefix {
+        sent.insert(X_FORWARDED_PREFIX, prefix.clone());
+    }
     for (name, value) in outbound.identity.into_iter().flat_map(Identity::headers) {
         sent.insert(name.clone(), value.clone());
     }
@@ -314,6 +320,14 @@ mod tests {
     }
 
     fn rewritten(headers: &[(&str, &str)], trusted: bool) -> HeaderMap {
+        rewritten_below(None, headers, trusted)
+    }
+
+    fn rewritten_below(
+        prefix: Option<&'static str>,
+        headers: &[(&str, &str)],
+        trusted: bool,
+    ) -> HeaderMap {
         let mut headers = head("GET", "/", headers).headers;
         remove_connection_fields(&mut headers).expect("fields that may be nominated");
         let host = host();
@@ -335,6 +349,7 @@ mod tests {
                     address: Some(&HeaderValue::from_static("10.0.0.9")),
                     is_trusted: trusted,
                 },
+                path_prefix: prefix.map(HeaderValue::from_static).as_ref(),
                 request_id: &HeaderValue::from_static("id-1"),
             },
         )
@@ -631,6 +646,38 @@ mod tests {
         assert_eq!(values(&headers, "x-forwarded-proto"), ["https"]);
         assert_eq!(values(&headers, "x-forwarded-host"), ["public.example"]);
         assert!(values(&headers, "x-forwarded-user").is_empty());
+    }
+
+    #[test]
+    fn a_stripped_prefix_is_a_trusted_proxys_word_or_configured() {
+        for (prefix, sent, trusted, expected) in [
+            (None, &[][..], false, &[][..]),
+            (None, &[("x-forwarded-prefix", "/evil")], false, &[]),
+            (None, &[("X_Forwarded_Prefix", "/evil")], true, &[]),
+            (
+                None,
+                &[("x-forwarded-prefix", "/team-a")],
+                true,
+                &["/team-a"],
+            ),
+            (Some("/team-a"), &[], false, &["/team-a"]),
+            (
+                Some("/team-a"),
+                &[("x-forwarded-prefix", "/evil")],
+                false,
+                &["/team-a"],
+            ),
+            (
+                Some("/team-a"),
+                &[("x-forwarded-prefix", "/other")],
+                true,
+                &["/team-a"],
+            ),
+        ] {
+            let headers = rewritten_below(prefix, sent, trusted);
+            assert_eq!(values(&headers, "x-forwarded-prefix"), expected, "{sent:?}");
+            assert!(values(&headers, "x_forwarded_prefix").is_empty());
+        }
     }
 
     #[test]

@@ -413,7 +413,7 @@ impl Proxy {
 
     fn outbound<'r>(
         &'r self,
-        config: &Config,
+        config: &'r Config,
         request: &'r CanonicalRequest,
         client: &'r Client,
         request_id: &'r HeaderValue,
@@ -433,6 +433,7 @@ impl Proxy {
                 address: client.forwarded_for(),
                 is_trusted: peer_is_trusted(config, client),
             },
+            path_prefix: config.forwarded_prefix(),
             request_id,
         }
     }

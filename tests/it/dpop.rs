@@ -15,7 +15,7 @@ use crate::issuer::{Issuer, secrets};
 use crate::support::answer::{own_whatever_challenge, parameters};
 use crate::support::proxy::{program, run_to_end};
 use crate::support::upstream::response;
-use crate::support::{Client, Findings, Proxy, Reply, Request, Response, Setup, Upstream};
+use crate::support::{Client, Findings, Proxy, Reply, Request, Response, Setup, Upstream, own};
 
 /// What clients write, though the proxy itself speaks clear text.
 pub const PUBLIC: &str = "https://agents.example.com";
@@ -1417,6 +1417,101 @@ async fn the_metadata_of_a_resource_tells_of_proofs() {
             );
             assert_eq!(found["bearer_methods_supported"], json!(["header"]));
         }
+    }
+}
+
+/// An ingress that strips `/team-a`: clients, Auth0 and proofs know the whole path, requests have the rest.
+#[tokio::test]
+async fn behind_a_stripped_prefix_urls_are_those_of_clients() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let resource = |path: &str| format!("[[resource]]\nurl = \"{PUBLIC}{path}\"\n");
+    let proxy = setup(&issuer, &upstream, ACCEPTED)
+        .top("path_prefix = \"/team-a\"")
+        .rest(&resource("/team-a/mcp"))
+        .rest(&resource("/team-a/team-a/mcp"))
+        .rest("[[route]]\npath = \"/mcp/**\"\nrequire = { scopes = [\"read:a\"] }\n")
+        .start()
+        .await;
+    let public_metadata = format!("{PUBLIC}{WELL_KNOWN}/team-a/mcp");
+
+    let answer = proxy.send(&Request::get("/mcp")).await;
+    let told = format!("resource_metadata=\"{public_metadata}\"");
+    for challenge in answer.head.all("www-authenticate") {
+        assert!(challenge.contains(&told), "{challenge}");
+    }
+    // Where the path with the prefix is that of another resource without, the first one counts.
+    for (path, expected) in [
+        ("/team-a/mcp", "/team-a/mcp"),
+        ("/mcp", "/team-a/mcp"),
+        ("/team-a/team-a/mcp", "/team-a/team-a/mcp"),
+    ] {
+        let path = format!("{WELL_KNOWN}{path}");
+        let found = proxy.send(&Request::get(&path)).await.json();
+        assert_eq!(found["resource"], format!("{PUBLIC}{expected}"), "{path}");
+    }
+    let wrong = Request::get(&format!("{WELL_KNOWN}/team-b/mcp"));
+    assert_eq!(
+        own(&proxy.send(&wrong).await, 404, "resource_unknown"),
+        Ok(())
+    );
+    // The checks against DNS rebinding are of that resource too.
+    let rebound = Request::get("/mcp").host(Some("evil.example"));
+    assert_eq!(
+        own(&proxy.send(&rebound).await, 421, "host_not_served"),
+        Ok(())
+    );
+
+    let prover = Prover::new();
+    let mint = |audience: &str| {
+        let mint = issuer.user("auth0|alice").claim("scope", "read:a");
+        prover.bind(mint.claim("aud", format!("{PUBLIC}{audience}")))
+    };
+    let token = mint("/team-a/mcp");
+    let ask = async |arrives: &str, made_for: &str| {
+        let proof = prover.proof("GET", made_for, &token);
+        let request = presented(Request::get(arrives), &token).header("DPoP", &proof);
+        proxy
+            .send(&request.header("X-Forwarded-Prefix", "/evil"))
+            .await
+    };
+    for (arrives, made_for) in [("/mcp", "/team-a/mcp"), ("/mcp/../mcp", "/team-a/mcp")] {
+        assert_eq!(ask(arrives, made_for).await.text(), "hello", "{arrives}");
+        let head = upstream.next().await.head;
+        assert_eq!(head.all("x-forwarded-prefix"), ["/team-a"]);
+        assert_eq!(head.target(), arrives);
+    }
+    for (arrives, made_for) in [
+        ("/mcp", "/mcp"),
+        ("/mcp", "/evil/mcp"),
+        ("/mcp", "/team-a/team-a/mcp"),
+        // What lies beside the prefix is another service's.
+        ("/../mcp", "/mcp"),
+    ] {
+        let answer = ask(arrives, made_for).await;
+        let found = own_whatever_challenge(&answer, 401, "dpop_wrong_target");
+        assert_eq!(found, Ok(()), "{arrives} {made_for}");
+    }
+    assert_eq!(upstream.requests(), 2);
+}
+
+/// Without it nobody makes one up, and only a trusted proxy may say it.
+#[tokio::test]
+async fn a_prefix_that_is_not_configured_is_a_trusted_proxys_word() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let token = issuer.user("auth0|alice").mint();
+    let request = Request::get("/x")
+        .bearer(&token)
+        .header("X-Forwarded-Prefix", "/team-a");
+    for (trusted, expected) in [("[]", &[][..]), ("[\"127.0.0.0/8\"]", &["/team-a"])] {
+        let proxy = Setup::new(&issuer, &upstream)
+            .top(&format!("trusted_proxies = {trusted}"))
+            .start()
+            .await;
+        assert_eq!(proxy.send(&request).await.text(), "hello");
+        let head = upstream.next().await.head;
+        assert_eq!(head.all("x-forwarded-prefix"), expected, "{trusted}");
     }
 }
 

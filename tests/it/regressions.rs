@@ -382,7 +382,7 @@ async fn no_field_chooses_the_rule() {
             findings.check(&case, upstream.requests() == seen + 1, String::new);
             let may_pass = match field {
                 "Referer" => true,
-                "X-Forwarded-Host" | "Forwarded" => name == "trusting",
+                "X-Forwarded-Host" | "X-Forwarded-Prefix" | "Forwarded" => name == "trusting",
                 _ => false,
             };
             let passed = head.all(field).iter().any(|found| found.contains(value));

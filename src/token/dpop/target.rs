@@ -5,9 +5,15 @@ use std::fmt::{self, Write as _};
 use http::uri::Authority;
 
 /// `public_url`: the scheme and authority that clients use, wherever TLS ends. It is configured and never
-/// taken from a request: who could choose the host of a URI could choose for which one a proof counts.
+/// taken from a request: who could choose the host of a URI could choose for which one a proof counts. The
+/// same goes for the part of the path that an ingress strips.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicOrigin(String);
+pub struct PublicOrigin {
+    /// In its normal form.
+    origin: String,
+    /// `path_prefix`; empty where nothing is stripped.
+    prefix: String,
+}
 
 impl PublicOrigin {
     /// Reads `https://HOST[:PORT]`. A final slash may follow.
@@ -19,7 +25,9 @@ impl PublicOrigin {
         let (scheme, rest) = text.split_once("://").ok_or("has no scheme")?;
         let bare = rest.strip_suffix('/').unwrap_or(rest);
         if bare.contains(['/', '?', '#']) {
-            return Err("holds a path, query or fragment");
+            return Err(
+                "holds a path, query or fragment (what an ingress strips of the path is path_prefix)",
+            );
         }
         if bare.contains('@') {
             return Err("holds user information");
@@ -32,15 +40,22 @@ impl PublicOrigin {
         if !is_authority {
             return Err("has no usable host and port");
         }
-        normal_origin(scheme, bare)
-            .map(Self)
-            .ok_or("is neither https:// nor http://")
+        let origin = normal_origin(scheme, bare).ok_or("is neither https:// nor http://")?;
+        let prefix = String::new();
+        Ok(Self { origin, prefix })
+    }
+
+    /// The same where something in front strips this beginning of every path, which is in normal form.
+    #[must_use]
+    pub fn below(self, prefix: &str) -> Self {
+        let prefix = prefix.to_owned();
+        Self { prefix, ..self }
     }
 
     /// The host, an IPv6 address in its brackets.
     #[must_use]
     pub fn host(&self) -> &str {
-        let authority = self.0.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = self.origin.split_once("://").map_or("", |(_, rest)| rest);
         match authority.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => host,
             _ => authority,
@@ -50,18 +65,24 @@ impl PublicOrigin {
     /// Whether it is `https`.
     #[must_use]
     pub fn is_https(&self) -> bool {
-        self.0.starts_with("https:")
+        self.origin.starts_with("https:")
     }
 
-    /// The URI of a request, by its path as it was received; `None` for a path that cannot be read.
+    /// The URI of a request, by its path as it was received; `None` for a path that cannot be read. Dot
+    /// segments of the path do not lead out of the prefix: what is beside it is another service's.
     pub(super) fn target(&self, path: &str) -> Option<String> {
-        Some(format!("{}{}", self.0, normal_path(path)?))
+        Some(format!(
+            "{}{}{}",
+            self.origin,
+            self.prefix,
+            normal_path(path)?
+        ))
     }
 }
 
 impl fmt::Display for PublicOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.origin)
     }
 }
 
@@ -226,6 +247,21 @@ mod tests {
         ] {
             let origin = PublicOrigin::parse(origin).expect("an origin");
             assert_eq!(origin.target(path).as_deref(), Some(expected));
+        }
+        for (path, expected) in [
+            ("/mcp", "https://agents.example.com/team-a/mcp"),
+            ("/", "https://agents.example.com/team-a/"),
+            ("/mcp/../x", "https://agents.example.com/team-a/x"),
+            ("/../mcp", "https://agents.example.com/team-a/mcp"),
+            (
+                "/%2e%2e/%2e%2e/mcp",
+                "https://agents.example.com/team-a/mcp",
+            ),
+        ] {
+            let origin = PublicOrigin::parse("https://agents.example.com").expect("an origin");
+            let origin = origin.below("/team-a");
+            assert_eq!(origin.target(path).as_deref(), Some(expected), "{path}");
+            assert_eq!(origin.to_string(), "https://agents.example.com");
         }
         for (text, why) in [
             ("api.example.com", "no scheme"),
