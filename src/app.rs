@@ -203,7 +203,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
         runtimes,
         accepting,
     };
-    reload::announce(shared.current().generation, source.file());
+    reload::announce(shared.current().generation, source.file(), None);
     let reloader = Reloader::new(source, Arc::clone(&shared), keys, connections, metrics);
     tasks.spawn(reloader.run(hangup));
     let (dying, mut died) = mpsc::channel::<()>(1);

@@ -136,17 +136,28 @@ impl Reloader {
     /// Reloads for ever; ends only when a task that keeps keys has died.
     pub async fn run(mut self, mut hangup: Signal) {
         loop {
-            tokio::select! {
-                _ = hangup.recv() => {}
-                () = self.source.changed() => {}
+            let change = tokio::select! {
+                _ = hangup.recv() => Change::Whole,
+                change = self.source.changed() => change,
                 _ = self.keys.tasks.join_next() => return,
+            };
+            match change {
+                Change::Whole => self.reload().await,
+                Change::Gone(file) => self.tell_of_missing(&file),
             }
-            self.reload().await;
         }
+    }
+
+    /// Nothing is loaded then; but what is in force is no longer what stands there.
+    fn tell_of_missing(&self, file: &Path) {
+        self.metrics.on_reload(false);
+        let generation = self.shared.current().generation;
+        tracing::error!(file = %file.display(), generation, "a file of the configuration is gone; what was loaded stays in force");
     }
 
     async fn reload(&mut self) {
         let loaded = self.source.load();
+        let text_hash = loaded.text_hash;
         let reloaded = match loaded.config {
             Err(problems) => {
                 for problem in problems {
@@ -160,7 +171,7 @@ impl Reloader {
             }
             Ok(config) => {
                 logging::tell(&loaded.notes, &loaded.warnings);
-                self.put_in_force(config).await
+                self.put_in_force(config, text_hash).await
             }
         };
         self.metrics.on_reload(reloaded.is_ok());
@@ -170,7 +181,11 @@ impl Reloader {
         }
     }
 
-    async fn put_in_force(&mut self, mut config: Config) -> Result<(), Reason> {
+    async fn put_in_force(
+        &mut self,
+        mut config: Config,
+        text_hash: Option<u64>,
+    ) -> Result<(), Reason> {
         let current = self.shared.current();
         keep_what_needs_a_restart(&mut config, &current.config);
         let connector = Connector::new(
@@ -208,7 +223,10 @@ impl Reloader {
         }
         logging::tell(&[], &secret_files::exposed(&self.shared.current().config));
         self.source.watch(&self.shared.current().config);
-        announce(generation, self.source.file());
+        let is_same = self.source.text_hash == text_hash;
+        self.source.text_hash = text_hash;
+        let same_text = self.source.file().map(|_| is_same);
+        announce(generation, self.source.file(), same_text);
         Ok(())
     }
 
@@ -227,10 +245,11 @@ impl Reloader {
     }
 }
 
-/// Says that a configuration is in force.
-pub fn announce(generation: u64, file: Option<&Path>) {
+/// Says that a configuration is in force, and when it was loaded again, whether the file still has the same text:
+/// who has changed it learns that the change has not come here.
+pub fn announce(generation: u64, file: Option<&Path>, same_text: Option<bool>) {
     let file = file.map(|file| tracing::field::display(file.display()));
-    tracing::info!(generation, file, "configuration loaded");
+    tracing::info!(generation, file, same_text, "configuration loaded");
 }
 
 /// Where keys come from, and what is made of them.
@@ -274,6 +293,19 @@ pub struct WatchedSource {
     /// The configuration's own file first.
     files: Vec<PathBuf>,
     known: Vec<Option<Stamp>>,
+    /// Those that are missing, and of which it was told.
+    gone: Vec<PathBuf>,
+    /// Of the text that is in force.
+    text_hash: Option<u64>,
+}
+
+/// What has become of the files.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// They are all there, and one has changed.
+    Whole,
+    /// This one is no longer there.
+    Gone(PathBuf),
 }
 
 /// What a file's change shows in, links followed: Kubernetes swaps a link to a whole directory.
@@ -305,6 +337,8 @@ impl WatchedSource {
             files: source.file().map(Path::to_owned).into_iter().collect(),
             source,
             known: Vec::new(),
+            gone: Vec::new(),
+            text_hash: None,
         }
     }
 
@@ -317,7 +351,9 @@ impl WatchedSource {
     /// Loads the configuration as it stands now. A change that comes while it is read is seen later.
     pub fn load(&mut self) -> Loaded {
         self.known = self.stamps();
-        self.source.load()
+        let loaded = self.source.load();
+        self.text_hash = self.text_hash.or(loaded.text_hash);
+        loaded
     }
 
     /// Watches the files that this configuration names, too: certificates and keys are renewed in place.
@@ -337,19 +373,37 @@ impl WatchedSource {
         }
     }
 
-    /// Waits until a file has changed and stayed so from one look to the next. A file that has gone
-    /// is not a change: what replaces it is. Safe to cancel.
-    async fn changed(&self) {
+    /// Waits until a file has changed, or has gone, and stayed so from one look to the next. While one is
+    /// missing nothing else is a change: what replaces it is. Safe to cancel.
+    async fn changed(&mut self) -> Change {
         let mut last = Vec::new();
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let stamps = self.stamps();
+            if let Some(file) = self.newly_gone(&stamps, &last) {
+                return Change::Gone(file);
+            }
             let is_whole = stamps.iter().all(Option::is_some);
             if is_whole && stamps != self.known && stamps == last {
-                return;
+                return Change::Whole;
             }
             last = stamps;
         }
+    }
+
+    /// The first file that was missing at both looks and has not been told of.
+    fn newly_gone(&mut self, now: &[Option<Stamp>], before: &[Option<Stamp>]) -> Option<PathBuf> {
+        let looks = self.files.iter().zip(now).zip(before);
+        for ((file, now), before) in looks {
+            let is_known = self.gone.contains(file);
+            if now.is_some() {
+                self.gone.retain(|gone| gone != file);
+            } else if before.is_none() && !is_known {
+                self.gone.push(file.clone());
+                return Some(file.clone());
+            }
+        }
+        None
     }
 
     fn stamps(&self) -> Vec<Option<Stamp>> {

@@ -16,6 +16,7 @@ mod sources;
 mod units;
 
 use std::ffi::OsString;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -152,6 +153,8 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// Where two sources disagreed and which won.
     pub notes: Vec<String>,
+    /// By which the text of the file can be told from another one; `None` when it was not read.
+    pub text_hash: Option<u64>,
 }
 
 /// Loads the configuration. `file` is `--config` or `AUTHGATE_CONFIG`, if set.
@@ -187,10 +190,13 @@ pub fn load_text(
         Some(config) if problems.errors.is_empty() => Ok(config),
         _ => Err(problems.errors),
     };
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
     Loaded {
         config,
         warnings: problems.warnings,
         notes: sources.notes,
+        text_hash: Some(hasher.finish()),
     }
 }
 
@@ -311,6 +317,7 @@ fn unreadable(problem: Problem) -> Loaded {
         config: Err(vec![problem]),
         warnings: Vec::new(),
         notes: Vec::new(),
+        text_hash: None,
     }
 }
 

@@ -110,6 +110,54 @@ async fn a_swapped_link_is_noticed_as_kubernetes_swaps_it() {
     assert_eq!(proxy.send(&Request::get("/x")).await.text(), "hello");
 }
 
+/// A mount of one file shows the old text for ever, and a file that is gone shows nothing at all.
+#[tokio::test]
+async fn a_file_that_is_gone_or_the_same_is_told_of() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    let text = |toml: &str| rule(&issuer, &upstream, toml).text();
+    std::fs::write(&file, text(DENY)).expect("a file");
+    let name = file.display().to_string();
+    let proxy = Setup::bare()
+        .upstream(&upstream.url())
+        .file(&name)
+        .start()
+        .await;
+    let loaded = async |mark| line(&proxy, mark, "message", "configuration loaded").await;
+    assert_eq!(loaded(0).await.get("same_text"), None);
+    for (toml, is_same) in [(DENY, true), (PUBLIC, false), (PUBLIC, true)] {
+        std::fs::write(&file, text(toml)).expect("a file");
+        let mark = proxy.mark();
+        proxy.signal("HUP");
+        assert_eq!(loaded(mark).await["same_text"], is_same, "{toml}");
+    }
+
+    let mark = proxy.mark();
+    std::fs::remove_file(&file).expect("a file");
+    let gone = "a file of the configuration is gone; what was loaded stays in force";
+    let event = line(&proxy, mark, "message", gone).await;
+    assert_eq!(
+        (&event["level"], &event["file"]),
+        (&"ERROR".into(), &name.into())
+    );
+    assert_eq!(proxy.send(&Request::get("/x")).await.text(), "hello");
+    let metrics = proxy.admin("GET", "/metrics").await.text();
+    let counted = "authgate_config_reloads_total{result=\"failure\"} 1";
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
+
+    let mark = proxy.mark();
+    std::fs::write(&file, text(DENY)).expect("a file");
+    assert_eq!(loaded(mark).await["same_text"], false);
+    assert_own(&proxy.send(&Request::get("/x")).await, 401, "token_missing");
+    let told = proxy
+        .events()
+        .into_iter()
+        .filter(|event| event["message"] == gone);
+    assert_eq!(told.count(), 1);
+}
+
 #[tokio::test]
 async fn a_bad_file_changes_nothing() {
     let issuer = Issuer::start();
