@@ -204,8 +204,9 @@ impl Resources {
         resources.any(|resource| resource.settings.url.host.covers(host))
     }
 
-    /// Checks against DNS rebinding, for every resource that a reading of the path belongs to. What the
-    /// configuration welcomes elsewhere is left out: a host of `allowed_hosts`, an origin of `[cors]`.
+    /// Checks against DNS rebinding, for every resource that a reading of the path belongs to; one of the hosts
+    /// is enough. What the configuration welcomes elsewhere is left out: a host of `allowed_hosts`, an origin of
+    /// `[cors]`.
     ///
     /// # Errors
     ///
@@ -213,12 +214,12 @@ impl Resources {
     pub fn check_source(
         &self,
         readings: &Readings<'_>,
-        host: Option<&Host>,
+        hosts: &[&Host],
         origin: Option<&HeaderMap>,
     ) -> Result<(), Misdirected> {
         let places = self.areas.under_every_reading(readings);
         for resource in places.iter().filter_map(|place| self.list.get(*place)) {
-            if host.is_some_and(|host| !resource.is_for_host(host)) {
+            if !hosts.is_empty() && !hosts.iter().any(|host| resource.is_for_host(host)) {
                 return Err(Misdirected::Host);
             }
             if origin.is_some_and(|headers| !resource.is_for_origin(headers)) {
@@ -239,16 +240,16 @@ impl Resource {
     ) -> Self {
         let url = &settings.url;
         let metadata_url = format!("{}{}", url.origin, well_known_path(&url.path));
-        // Clients leave a slash at the end out.
+        // Clients leave a slash at the end out, or add one.
         let both = |path: &str| {
-            let bare = path.strip_suffix('/').unwrap_or(path);
-            vec![well_known_path(path), well_known_path(bare)]
+            let bare = well_known_path(path.strip_suffix('/').unwrap_or(path));
+            vec![format!("{bare}/"), bare]
         };
         let metadata_paths = both(&url.path);
         // What strips the prefix may strip it here too; those without the challenge look at the root.
         let mut further_paths = both(&url.local_path);
         if is_alone {
-            further_paths.push(WELL_KNOWN.to_owned());
+            further_paths.extend(both("/"));
         }
         let document = document(&settings, &scopes, issuers, proofs);
         Self {

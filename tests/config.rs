@@ -1206,6 +1206,14 @@ fn variables_are_taken_as_people_paste_them() {
             vec!["https://a", "https://b"],
             vec![],
         ),
+        (
+            "[\"a.auth0.com\", \"b.auth0.com\"]",
+            " [\"https://a\",\"https://b\"] ",
+            2,
+            vec!["https://a", "https://b"],
+            vec!["AUTH0_DOMAIN", "AUTH0_AUDIENCE"],
+        ),
+        ("[::1]:8443", AUDIENCE, 1, vec![AUDIENCE], vec![]),
     ] {
         let environment = environment(|name| match name {
             "AUTH0_DOMAIN" => Some(domain.to_owned()),
@@ -1257,6 +1265,38 @@ fn a_wrong_variable_is_named_and_not_the_key() {
             "auth0.audience",
         ]
     );
+}
+
+#[test]
+fn a_list_that_is_no_json_is_no_list_of_audiences() {
+    for audience in [
+        "['https://a', 'https://b']",
+        "[\"https://a\", 1]",
+        "[\"https://a\"",
+    ] {
+        let environment = environment(|name| match name {
+            "AUTH0_DOMAIN" => Some(DOMAIN.to_owned()),
+            "AUTH0_AUDIENCE" => Some(audience.to_owned()),
+            _ => None,
+        });
+        let found = errors(config::load(None, &Overrides::default(), &environment));
+        assert_eq!(found.len(), 1, "{audience}: {}", joined(&found));
+        assert_eq!(found[0].path, "AUTH0_AUDIENCE");
+        assert!(found[0].message.contains("leave brackets and quotes out"));
+    }
+}
+
+#[test]
+fn an_address_is_shown_as_it_stands_in_a_url() {
+    for (text, expected) in [
+        ("http://[::1]:4111", "http://[::1]:4111"),
+        ("https://[2001:db8::1]", "https://[2001:db8::1]:443"),
+        ("http://127.0.0.1:4111/", "http://127.0.0.1:4111"),
+        ("http://agent", "http://agent:80"),
+    ] {
+        let config = must_load(text, load(&complete(&format!("upstream = \"{text}\""))));
+        assert_eq!(config.upstream.to_string(), expected);
+    }
 }
 
 /// One source after the other falls silent, and the next one is heard.

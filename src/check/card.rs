@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::authorized::{AuthorizedRequest, Forwarding};
 use crate::canonical::CanonicalRequest;
-use crate::config::{Config, UpstreamAddress};
+use crate::config::Config;
 use crate::headers::{AllowedHost, MaxForwards, Outbound, Peer, Pseudonym};
 use crate::policy::{Caller, Permit};
 use crate::upstream::{Asker, Connector, RequestBody, Room, Unheard, Upstream};
@@ -125,12 +125,7 @@ impl Surroundings {
                 .map(|resource| resource.settings.url.origin.clone())
                 .collect(),
             allowed_hosts: config.allowed_hosts.clone(),
-            upstream: match &config.upstream {
-                UpstreamAddress::Http { host, port } | UpstreamAddress::Https { host, port } => {
-                    Some(format!("{host}:{port}"))
-                }
-                UpstreamAddress::Unix(_) => None,
-            },
+            upstream: config.upstream.authority(),
             issuers: config
                 .auth0
                 .tenants

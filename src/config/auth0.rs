@@ -169,11 +169,9 @@ fn one_or_more(
     let in_file = section.strings(key, problems).unwrap_or_default();
     let in_file = distinct(in_file.iter().map(String::as_str));
     let in_variable = sources.variable(variable, problems);
-    let in_variable = distinct(
-        in_variable
-            .iter()
-            .flat_map(|setting| setting.value.split(',')),
-    );
+    let in_variable = in_variable.map_or_else(Vec::new, |setting| {
+        listed(variable, &setting.value, problems)
+    });
     let joined = |list: &[String], source: &str| {
         (!list.is_empty()).then(|| Sourced {
             value: list.join(", "),
@@ -195,6 +193,29 @@ fn one_or_more(
             source: winner.source.clone(),
         })
         .collect()
+}
+
+/// The values of a variable, between commas. A list in JSON, which other programs want, is taken for what it
+/// says.
+fn listed(variable: &str, text: &str, problems: &mut Problems) -> Vec<String> {
+    let list: Option<Vec<String>> = serde_json::from_str(text).ok();
+    if let Some(list) = list {
+        let list = distinct(list.iter().map(String::as_str));
+        let mend = list.join(",");
+        problems.warning(
+            variable,
+            format!("is a list in JSON and was read as one: write {mend:?}, with commas only"),
+        );
+        return list;
+    }
+    // An address in brackets may begin so, and has no quotes.
+    if text.starts_with('[') && text.contains(['"', '\'']) {
+        problems.error(
+            variable,
+            format!("{text:?} is neither one value nor several with commas between: leave brackets and quotes out"),
+        );
+    }
+    distinct(text.split(','))
 }
 
 /// The values without the spaces around them, each once, none empty.

@@ -81,9 +81,9 @@ pub struct Timeouts {
 impl std::fmt::Display for UpstreamAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http { host, port } => write!(f, "http://{host}:{port}"),
-            Self::Https { host, port } => write!(f, "https://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Http { .. } => write!(f, "http://{}", self.authority().unwrap_or_default()),
+            Self::Https { .. } => write!(f, "https://{}", self.authority().unwrap_or_default()),
         }
     }
 }
@@ -98,6 +98,20 @@ impl std::fmt::Display for UpstreamProtocol {
 }
 
 impl UpstreamAddress {
+    /// Host and port as they stand in a URL, where it has them.
+    #[must_use]
+    pub fn authority(&self) -> Option<String> {
+        match self {
+            Self::Http { host, port } | Self::Https { host, port } if host.contains(':') => {
+                Some(format!("[{host}]:{port}"))
+            }
+            Self::Http { host, port } | Self::Https { host, port } => {
+                Some(format!("{host}:{port}"))
+            }
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The TCP port on this machine, where it is one.
     #[must_use]
     pub fn loopback_port(&self) -> Option<u16> {

@@ -56,7 +56,6 @@ pub(super) struct Facts<'c> {
     scheme: Option<Secret<String>>,
     parts: usize,
     needs_proof: bool,
-    is_a_word: bool,
 }
 
 /// How much the claims are worth.
@@ -101,10 +100,6 @@ impl<'c> Facts<'c> {
     pub(super) fn claimed(&mut self, bearer: BearerToken<'_>) {
         let token = bearer.secret();
         self.parts = token.split('.').count();
-        self.is_a_word = matches!(
-            token.to_ascii_lowercase().as_str(),
-            "null" | "undefined" | "none" | "nil" | "false" | "token"
-        );
         self.claims = token
             .split('.')
             .nth(1)
@@ -457,8 +452,11 @@ impl Line<'_> {
     fn shape(&self, error: &JwsError) -> String {
         let accepted = self.audiences();
         match error {
-            JwsError::EncryptedOrOpaque { .. } if self.facts.is_a_word => {
-                "The client sent a word in the place of a token: its log-in has not finished, or its variable is empty.".to_owned()
+            JwsError::NoValue(word) => format!(
+                "The client sent a word in the place of a token, {word}: its log-in has not finished, or its variable is empty."
+            ),
+            JwsError::EncodedTwice => {
+                "This is base64 of a token, and not the token: something between Auth0 and the request has encoded it once more, such as btoa(). Send it as Auth0 gave it.".to_owned()
             }
             JwsError::EncryptedOrOpaque { parts: 1 } => format!(
                 "This is an opaque token: the client asked Auth0 for one without an audience; request it with audience={accepted}."

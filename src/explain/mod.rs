@@ -333,7 +333,7 @@ fn decide<'c>(
     let matched_request = policy.matched_request(&request, &messages);
     let matched = matched_request.rules();
     facts.matched(matched);
-    let source = proxy::check_source(config, &request, &Origin::None);
+    let source = proxy::check_source(config, &request, None, &Origin::None);
     steps.source(&source);
     source?;
 
@@ -403,7 +403,7 @@ fn canonical(config: &Config, question: &Question) -> Result<CanonicalRequest, R
     let head = question.head()?;
     let has_fragment = question.target.contains('#');
     let request = proxy::canonical(config, head, has_fragment, None, false)?;
-    proxy::check_served(config, &request, None)?;
+    proxy::check_served(config, &request, None, None)?;
     Ok(request)
 }
 

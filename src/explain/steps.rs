@@ -118,7 +118,11 @@ impl Stage {
         match rejection {
             Rejection::TooLarge { .. } => Self::Size,
             Rejection::Jws(
-                JwsError::EncryptedOrOpaque { .. } | JwsError::Parts(_) | JwsError::NotBase64Url(_),
+                JwsError::EncodedTwice
+                | JwsError::EncryptedOrOpaque { .. }
+                | JwsError::NoValue(_)
+                | JwsError::NotBase64Url(_)
+                | JwsError::Parts(_),
             ) => Self::Shape,
             Rejection::AlgorithmNotAllowed { .. } => Self::Algorithm,
             Rejection::TypeNotAllowed { .. } => Self::Type,

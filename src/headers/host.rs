@@ -3,8 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use http::header::HOST;
+use http::header::{HOST, HeaderMap, HeaderName};
 use http::{HeaderValue, Version, request};
+
+use super::only_value;
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// The one, well-formed host of a request, with its port if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +100,14 @@ pub fn effective_host(head: &request::Parts) -> Result<Host, HostError> {
     } else {
         Err(HostError::Malformed)
     }
+}
+
+/// The host that a proxy in front says the client has asked for, where it says one. It is for the caller to know
+/// whether that proxy is trusted.
+#[must_use]
+pub fn forwarded_host(headers: &HeaderMap) -> Option<Host> {
+    let value = only_value(headers, &X_FORWARDED_HOST)?;
+    is_well_formed(value.as_bytes()).then(|| Host(value.clone()))
 }
 
 /// RFC 3986 §3.2.2 without userinfo, percent-encoding and sub-delimiters, which no real host has and

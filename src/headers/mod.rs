@@ -15,7 +15,7 @@ pub use connection::{
     is_read_by_decisions, remove_connection_fields, remove_hop_by_hop,
 };
 pub use hops::{MaxForwards, Pseudonym};
-pub use host::{AllowedHost, Host, HostError, effective_host};
+pub use host::{AllowedHost, Host, HostError, effective_host, forwarded_host};
 pub use managed::{MANAGED, ManagedGroup, ManagedNames, may_carry_identity};
 pub(crate) use request::is_websocket_upgrade;
 pub use request::{HeadError, Outbound, Peer, check_head, check_method, is_grpc, request_headers};

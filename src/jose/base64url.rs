@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 /// Refuses padding and set trailing bits, so that every byte string has exactly one spelling.
@@ -16,6 +17,13 @@ const CANONICAL: GeneralPurpose = GeneralPurpose::new(
 /// Decodes canonical base64url; `None` for any other text.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     CANONICAL.decode(text).ok()
+}
+
+/// Decodes either alphabet, with padding or without: for guessing what somebody has done, and nothing else.
+pub(super) fn decode_any(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim_end_matches('=');
+    let standard = STANDARD_NO_PAD.decode(text).ok();
+    standard.or_else(|| URL_SAFE_NO_PAD.decode(text).ok())
 }
 
 /// The canonical spelling.

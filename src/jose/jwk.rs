@@ -106,8 +106,12 @@ impl KeySet {
         if document.len() > MAX_DOCUMENT_BYTES {
             return Err(KeySetError::TooLarge(document.len()));
         }
-        let value: Value = serde_json::from_slice(document)
-            .map_err(|error| KeySetError::Malformed(error.to_string()))?;
+        // RFC 8259 §8.1: a byte order mark may be ignored, and some editors write one.
+        let document = document.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(document);
+        let value: Value = serde_json::from_slice(document).map_err(|error| {
+            let why = looks_like(document).map_or_else(|| error.to_string(), str::to_owned);
+            KeySetError::Malformed(why)
+        })?;
         let Some(Value::Array(entries)) = value.get("keys") else {
             return Err(KeySetError::Malformed("no array named \"keys\"".to_owned()));
         };
@@ -139,6 +143,25 @@ impl KeySet {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+}
+
+/// What somebody has most likely served or saved in the place of JSON.
+fn looks_like(document: &[u8]) -> Option<&'static str> {
+    let text = document.trim_ascii_start();
+    let begins = |sign: &[u8]| text.starts_with(sign);
+    if text.is_empty() {
+        Some("it is empty")
+    } else if begins(b"\x1F\x8B") {
+        Some("it is compressed (gzip), and no coding was asked for")
+    } else if begins(b"\xFF\xFE") || begins(b"\xFE\xFF") {
+        Some("it is text in UTF-16; JSON is in UTF-8")
+    } else if begins(b"-----BEGIN") {
+        Some("it is PEM: a key or certificate, and not a set of JSON Web Keys")
+    } else if begins(b"<") {
+        Some("it is HTML or XML, as an error page, a log-in page or a captive portal sends")
+    } else {
+        None
     }
 }
 
@@ -397,6 +420,28 @@ mod tests {
     fn parse(keys: &Value, allowed: &[Algorithm]) -> (KeySet, Vec<super::SkippedKey>) {
         let document = serde_json::to_vec(&json!({ "keys": keys })).expect("JSON");
         KeySet::parse(&document, allowed).expect("a JWK Set")
+    }
+
+    #[test]
+    fn what_is_no_key_set_is_named() {
+        for (document, expected) in [
+            (&b""[..], "it is empty"),
+            (b" \n", "it is empty"),
+            (b"\x1F\x8B\x08\x00", "it is compressed (gzip)"),
+            (b"\xFF\xFE{\x00", "UTF-16"),
+            (b"\xFE\xFF\x00{", "UTF-16"),
+            (b"-----BEGIN PUBLIC KEY-----", "it is PEM"),
+            (b"\n<!DOCTYPE html><html>", "it is HTML or XML"),
+            (b"{\"keys\":", "EOF"),
+            (b"{}", "no array named"),
+        ] {
+            let error = KeySet::parse(document, &[Algorithm::Rs256]).expect_err("no key set");
+            let told = error.to_string();
+            assert!(told.starts_with("not a JWK Set: "), "{told}");
+            assert!(told.contains(expected), "{told}");
+        }
+        let marked = b"\xEF\xBB\xBF{\"keys\":[]}";
+        assert!(KeySet::parse(marked, &[Algorithm::Rs256]).is_ok());
     }
 
     #[test]

@@ -60,6 +60,10 @@ pub enum JwsError {
         /// How many dot-separated parts the token has.
         parts: usize,
     },
+    /// One part, which is base64 of a token that has three.
+    EncodedTwice,
+    /// One part, which is a word that programs write where they have no value.
+    NoValue(&'static str),
     /// A header member is missing or of the wrong type.
     HeaderMember(&'static str),
     /// The header is not a JSON object, or has duplicate members.
@@ -77,6 +81,8 @@ impl fmt::Display for JwsError {
         match self {
             Self::CriticalHeader => f.write_str("header has crit"),
             Self::EmbeddedKey(name) => write!(f, "header has {name}"),
+            Self::EncodedTwice => f.write_str("it is base64 of a token, not the token itself"),
+            Self::NoValue(word) => write!(f, "it is the word {word}, and no token"),
             Self::HeaderMember(name) => write!(f, "header member {name} is missing or malformed"),
             Self::HeaderNotJson(error) => write!(f, "header: {error}"),
             Self::NotBase64Url(part) => write!(f, "{part} is not canonical base64url"),
@@ -200,7 +206,8 @@ impl<'t> Parts<'t> {
         let parts = dots.saturating_add(1);
         match parts {
             3 => {}
-            1 | 5 => return Err(JwsError::EncryptedOrOpaque { parts }),
+            1 => return Err(one_part(token)),
+            5 => return Err(JwsError::EncryptedOrOpaque { parts }),
             _ => return Err(JwsError::Parts(parts)),
         }
         let (signing_input, signature) = token.rsplit_once('.').ok_or(JwsError::Parts(parts))?;
@@ -231,6 +238,27 @@ impl<'t> Parts<'t> {
             signature: Secret::new(signature),
         })
     }
+}
+
+/// Words that programs write in the place of a value that they do not have.
+const NO_VALUES: [&str; 6] = ["undefined", "null", "none", "nil", "false", "token"];
+
+/// What a text without dots is.
+fn one_part(token: &str) -> JwsError {
+    // How base64 of `eyJ` begins, which is how every token does.
+    const TWICE: &str = "ZXlK";
+    let mut words = NO_VALUES.into_iter();
+    if let Some(word) = words.find(|word| token.eq_ignore_ascii_case(word)) {
+        return JwsError::NoValue(word);
+    }
+    if token.starts_with(TWICE) {
+        let decoded = base64url::decode_any(token);
+        let parts = |text: &[u8]| text.split(|byte| *byte == b'.').count();
+        if decoded.is_some_and(|text| parts(&text) == 3) {
+            return JwsError::EncodedTwice;
+        }
+    }
+    JwsError::EncryptedOrOpaque { parts: 1 }
 }
 
 impl VerifiedPayload<'_> {
@@ -343,6 +371,17 @@ mod tests {
                 JwsError::EncryptedOrOpaque { parts: 1 },
             ),
             (String::new(), JwsError::EncryptedOrOpaque { parts: 1 }),
+            ("undefined".to_owned(), JwsError::NoValue("undefined")),
+            ("NULL".to_owned(), JwsError::NoValue("null")),
+            ("nullx".to_owned(), JwsError::EncryptedOrOpaque { parts: 1 }),
+            // btoa("eyJ.a.b"), with padding and without; without dots; and broken off.
+            ("ZXlKLmEuYg==".to_owned(), JwsError::EncodedTwice),
+            ("ZXlKLmEuYg".to_owned(), JwsError::EncodedTwice),
+            (
+                "ZXlKYWI=".to_owned(),
+                JwsError::EncryptedOrOpaque { parts: 1 },
+            ),
+            ("ZXlKL".to_owned(), JwsError::EncryptedOrOpaque { parts: 1 }),
             (
                 format!("{header}=.e30.c2ln"),
                 JwsError::NotBase64Url("header"),

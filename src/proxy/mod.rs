@@ -43,7 +43,7 @@ use crate::budget::{Exhausted, Shares};
 use crate::canonical::{CanonicalRequest, PathError};
 use crate::config::{Config, UpstreamProtocol};
 use crate::cors::{CorsSettings, Origin};
-use crate::headers::{self, MaxForwards, Outbound, Peer, TooManyOptions};
+use crate::headers::{self, Host, MaxForwards, Outbound, Peer, TooManyOptions};
 use crate::listener::{Answering, Client, Handler, Places, Unreadable};
 use crate::mcp::{self, Message, RequestId};
 use crate::metrics::StreamKind;
@@ -324,7 +324,13 @@ impl Proxy {
             let cors = settings.config.cors.as_ref();
             exchange.origin = Origin::of(request.headers(), cors);
             exchange.settings = Arc::clone(&settings);
-            check_served(&settings.config, request, body.incoming.size_hint().exact())?;
+            let is_trusted = peer_is_trusted(&settings.config, client);
+            let forwarded_host = is_trusted
+                .then(|| headers::forwarded_host(request.headers()))
+                .flatten();
+            let forwarded_host = forwarded_host.as_ref();
+            let declared_body = body.incoming.size_hint().exact();
+            check_served(&settings.config, request, forwarded_host, declared_body)?;
             if let Some(answer) = metadata(&settings.config, request, &exchange.request_id)? {
                 return Ok(Decision::Own(answer));
             }
@@ -332,7 +338,7 @@ impl Proxy {
             if let Some(answer) = own_answer(cors, request, origin, request_id)? {
                 return Ok(Decision::Own(answer));
             }
-            check_source(&settings.config, request, origin)?;
+            check_source(&settings.config, request, forwarded_host, origin)?;
             let permit = self
                 .permit(&settings, request, body, client, exchange)
                 .await;
@@ -599,16 +605,18 @@ pub(crate) fn canonical(
 pub(crate) fn check_served(
     config: &Config,
     request: &CanonicalRequest,
+    forwarded_host: Option<&Host>,
     declared_body: Option<u64>,
 ) -> Result<(), Refusal> {
     check_limits(config, request.target(), request.headers(), declared_body)?;
-    let host = request.host();
     let allowed = &config.allowed_hosts;
-    let is_allowed = allowed.iter().any(|allowed| allowed.covers(host));
-    if !allowed.is_empty() && !is_allowed && !config.resources.serve(host) {
-        return Err(Refusal::HostNotServed);
+    let is_served = |host: &Host| {
+        allowed.iter().any(|allowed| allowed.covers(host)) || config.resources.serve(host)
+    };
+    if allowed.is_empty() || is_served(request.host()) || forwarded_host.is_some_and(is_served) {
+        return Ok(());
     }
-    Ok(())
+    Err(Refusal::HostNotServed)
 }
 
 fn check_limits(

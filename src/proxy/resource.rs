@@ -10,6 +10,7 @@ use super::respond;
 use crate::canonical::CanonicalRequest;
 use crate::config::Config;
 use crate::cors::{self, Origin};
+use crate::headers::Host;
 use crate::resource::{Misdirected, WellKnown};
 
 /// What the metadata can be asked for.
@@ -55,7 +56,8 @@ pub(crate) fn metadata(
 
 /// Whether a request that belongs to a resource comes under the resource's own name and, if from a page,
 /// from one that is welcome (MCP, "DNS rebinding"). A page that has its own name resolve to this address
-/// has the browser send that name.
+/// has the browser send that name. `forwarded_host` is a trusted proxy's word, which may have put its own name for
+/// this program into `Host`.
 ///
 /// # Errors
 ///
@@ -63,21 +65,28 @@ pub(crate) fn metadata(
 pub(crate) fn check_source(
     config: &Config,
     request: &CanonicalRequest,
+    forwarded_host: Option<&Host>,
     origin: &Origin,
 ) -> Result<(), Refusal> {
     if config.resources.is_empty() {
         return Ok(());
     }
-    let host = request.host();
-    let mut allowed = config.allowed_hosts.iter();
-    let host = (!allowed.any(|allowed| allowed.covers(host))).then_some(host);
+    let mut hosts: Vec<&Host> = vec![request.host()];
+    hosts.extend(forwarded_host);
+    let is_allowed = |host: &&Host| {
+        let mut allowed = config.allowed_hosts.iter();
+        allowed.any(|allowed| allowed.covers(host))
+    };
+    if hosts.iter().any(is_allowed) {
+        hosts.clear();
+    }
     let headers = match origin {
         Origin::None | Origin::Welcome(_) => None,
         Origin::Foreign | Origin::Reader(_) | Origin::Unmanaged => Some(request.headers()),
     };
     let checked = config
         .resources
-        .check_source(&request.readings(), host, headers);
+        .check_source(&request.readings(), &hosts, headers);
     checked.map_err(|misdirected| match misdirected {
         Misdirected::Host => Refusal::HostNotServed,
         Misdirected::Origin => Refusal::OriginDenied,

@@ -102,7 +102,9 @@ impl Rejection {
             Self::Jws(error) => match error {
                 JwsError::CriticalHeader => "token_critical_header",
                 JwsError::EmbeddedKey(_) => "token_embedded_key",
-                JwsError::EncryptedOrOpaque { .. } => "token_encrypted_or_opaque",
+                JwsError::EncodedTwice
+                | JwsError::EncryptedOrOpaque { .. }
+                | JwsError::NoValue(_) => "token_encrypted_or_opaque",
                 JwsError::Signature => "token_signature_invalid",
                 JwsError::HeaderMember(_)
                 | JwsError::HeaderNotJson(_)
@@ -140,6 +142,12 @@ impl Rejection {
                 JwsError::EmbeddedKey(_) => "The token brings its own key",
                 JwsError::EncryptedOrOpaque { .. } => {
                     "The token is encrypted or opaque, not a signed JWT: request the token with audience= set to this API"
+                }
+                JwsError::EncodedTwice => {
+                    "The token is encoded once more in base64: send it as Auth0 gave it"
+                }
+                JwsError::NoValue(_) => {
+                    "The client sent a word such as undefined or null in the place of a token: it has none"
                 }
                 JwsError::Signature => "The token signature is not valid",
                 JwsError::HeaderMember(_)

@@ -53,6 +53,104 @@ async fn metadata(proxy: &Proxy, path: &str) -> Value {
     response.json()
 }
 
+/// Clients that were given a URL with a slash at its end, or that add one, find the metadata too.
+#[tokio::test]
+async fn a_slash_at_the_end_of_a_metadata_path_makes_no_difference() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let several = two(&issuer, &upstream)
+        .rest(&resource("https://agents.example.com/c/"))
+        .start()
+        .await;
+    let alone = Setup::new(&issuer, &upstream)
+        .rest(&resource(A))
+        .start()
+        .await;
+    for (proxy, path, expected) in [
+        (&several, "/a", A),
+        (&several, "/a/", A),
+        (&several, "/c", "https://agents.example.com/c/"),
+        (&several, "/c/", "https://agents.example.com/c/"),
+        (&alone, "/a/", A),
+        (&alone, "", A),
+        (&alone, "/", A),
+    ] {
+        let found = metadata(proxy, &format!("{WELL_KNOWN}{path}")).await;
+        assert_eq!(found["resource"], expected, "{path}");
+    }
+    for path in ["", "/", "/a//", "/a/x/"] {
+        let answer = several
+            .send(&Request::get(&format!("{WELL_KNOWN}{path}")))
+            .await;
+        assert_own(&answer, 404, "resource_unknown");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+/// A proxy in front may put its own name for authgate into `Host`, as nginx does by default.
+#[tokio::test]
+async fn a_trusted_proxys_host_counts_at_a_resource() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let start = async |top: &str| {
+        Setup::new(&issuer, &upstream)
+            .top(top)
+            .rest(&resource(A))
+            .start()
+            .await
+    };
+    let trusting = start("trusted_proxies = [\"127.0.0.0/8\"]").await;
+    let listing =
+        start("trusted_proxies = [\"127.0.0.0/8\"]\nallowed_hosts = [\"b.example\"]").await;
+    let doubting = start("").await;
+    let token = good(&issuer, A).mint();
+    let mut findings = Findings::default();
+    for (proxy, host, forwarded, is_served) in [
+        (
+            &trusting,
+            "authgate:8080",
+            &["agents.example.com"][..],
+            true,
+        ),
+        (&trusting, "agents.example.com", &["evil.example"], true),
+        (&trusting, "authgate:8080", &[], false),
+        (&trusting, "authgate:8080", &["evil.example"], false),
+        (
+            &trusting,
+            "authgate:8080",
+            &["agents.example.com", "agents.example.com"],
+            false,
+        ),
+        (
+            &trusting,
+            "authgate:8080",
+            &["agents.example.com, evil.example"],
+            false,
+        ),
+        (&trusting, "authgate:8080", &["a@agents.example.com"], false),
+        (&listing, "authgate:8080", &["b.example"], true),
+        (&listing, "authgate:8080", &["agents.example.com"], true),
+        (&listing, "authgate:8080", &["c.example"], false),
+        (&doubting, "authgate:8080", &["agents.example.com"], false),
+    ] {
+        let request = Request::get("/a/x").bearer(&token).host(Some(host));
+        let request = forwarded.iter().fold(request, |request, host| {
+            request.header("X-Forwarded-Host", host)
+        });
+        let answer = proxy.send(&request).await;
+        let finding = if is_served {
+            match answer.status() {
+                200 => Ok(()),
+                other => Err(format!("{other} {}", answer.text())),
+            }
+        } else {
+            own(&answer, 421, "host_not_served")
+        };
+        findings.add(&format!("{host} for {forwarded:?}"), finding);
+    }
+    findings.assert_none();
+}
+
 #[tokio::test]
 async fn the_metadata_is_what_a_client_needs_and_nothing_of_the_request() {
     let issuer = Issuer::start();
@@ -122,8 +220,8 @@ async fn a_single_resource_is_found_at_the_root_too() {
             "https://agents.example.com/mcp",
             "name = \"Agent \\\"tools\\\"\"\ndocumentation = \"https://docs.example.com/\"\nscopes = [\"z\", \"openid\", \"offline_access\"]\n\
              [require]\nscopes = [\"openid\", \"base\"]\n",
-            &["", "/mcp"][..],
-            &["/", "/mcp/", "/MCP", "/mcp/x", "/mc", "/m%63p"][..],
+            &["", "/", "/mcp", "/mcp/"][..],
+            &["//", "/mcp//", "/MCP", "/mcp/x", "/mc", "/m%63p"][..],
             json!({
                 "scopes_supported": ["base", "offline_access", "openid", "z"],
                 "resource_name": "Agent \"tools\"",
@@ -133,22 +231,22 @@ async fn a_single_resource_is_found_at_the_root_too() {
         (
             "https://agents.example.com/mcp/",
             "",
-            &["", "/mcp", "/mcp/"],
-            &["/mcp//", "/"],
+            &["", "/", "/mcp", "/mcp/"],
+            &["/mcp//", "//"],
             json!({}),
         ),
         (
             "https://agents.example.com/",
             "",
-            &[""],
-            &["/", "/mcp", "/x"],
+            &["", "/"],
+            &["//", "/mcp", "/x"],
             json!({}),
         ),
         (
             "https://agents.example.com",
             "[require]\nscopes = [\"openid\"]\n",
-            &[""],
-            &["/", "/mcp"],
+            &["", "/"],
+            &["//", "/mcp"],
             json!({}),
         ),
     ] {
@@ -238,7 +336,7 @@ async fn no_reading_of_the_well_known_path_reaches_the_upstream() {
         "/.well-known/oauth-protected-resource",
         "/.well-known/oauth-protected-resource/",
         "/.well-known/oauth-protected-resource/c",
-        "/.well-known/oauth-protected-resource/a/",
+        "/.well-known/oauth-protected-resource/a//",
         "/.well-known/oauth-protected-resource//a",
         "/.well-known/oauth-protected-resource/a/b",
         "//.well-known/oauth-protected-resource/a",
