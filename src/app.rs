@@ -63,6 +63,8 @@ pub enum AppError {
     Os(io::Error),
     /// No trusted roots.
     Roots(RootsError),
+    /// Keys are in a file, and it is none of keys.
+    KeyFile(reload::Reason),
     /// Keys cannot be fetched in any way.
     Keys(reload::Reason),
     /// There are no keys for MCP sessions where there should be.
@@ -85,6 +87,7 @@ impl fmt::Display for AppError {
             Self::NonceKey(error) => error.fmt(f),
             Self::Os(error) => error.fmt(f),
             Self::Roots(error) => write!(f, "trusted roots: {error}"),
+            Self::KeyFile(error) => error.fmt(f),
             Self::Keys(error) => write!(f, "keys: {error}"),
             Self::Sessions(error) => error.fmt(f),
             Self::Upstream(error) => write!(f, "upstream: {error}"),
@@ -102,6 +105,7 @@ impl AppError {
         matches!(
             self,
             Self::Certificate(_)
+                | Self::KeyFile(_)
                 | Self::NonceKey(_)
                 | Self::Roots(_)
                 | Self::Sessions(_)
@@ -147,6 +151,7 @@ async fn supervise(config: Config, mut source: WatchedSource) -> Result<(), AppE
     let mut signals = Signals::install()?;
     let hangup = signal(SignalKind::hangup())?;
     let roots = Roots::load(config.auth0.keys.ca_file.as_deref()).map_err(AppError::Roots)?;
+    reload::check_key_files(&config).map_err(AppError::KeyFile)?;
     let container = container::limits();
     let budgets = Budgets::new(sizes(&container, &config));
     let connector = Connector::new(
@@ -396,7 +401,9 @@ fn announce(
         "starting"
     );
     for tenant in &config.auth0.tenants {
-        tracing::info!(issuer = tenant.issuer, audience = ?config.auth0.verifier.audiences, "accepting tokens");
+        let audiences = logging::List(config.auth0.verifier.audiences.clone());
+        let audience = audiences.value();
+        tracing::info!(issuer = tenant.issuer, audience, "accepting tokens");
     }
     tracing::info!(listener = "data", address = %data.local_addr()?, "listening");
     if let Some(admin) = admin {

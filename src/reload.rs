@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::certificate::{CertificateError, CertificateFiles};
 use crate::config::{Config, Loaded, Source};
-use crate::keys::{Fetcher, KeyStore};
+use crate::keys::{self, Fetcher, KeyStore};
 use crate::listener::ConnectionSettings;
 use crate::logging;
 use crate::metrics::Metrics;
@@ -70,6 +70,18 @@ impl KeptKeys {
         tasks.spawn(announce_readiness(store.complete()));
         Ok(Self { store, tasks })
     }
+}
+
+/// Whether the keys that are in files, and not fetched, are there.
+///
+/// # Errors
+///
+/// When such a file is missing, or is no key set.
+pub fn check_key_files(config: &Config) -> Result<(), Reason> {
+    for tenant in &config.auth0.tenants {
+        keys::check_file(&tenant.source, &config.auth0.verifier.algorithms)?;
+    }
+    Ok(())
 }
 
 async fn announce_readiness(mut complete: watch::Receiver<bool>) {
@@ -203,6 +215,7 @@ impl Reloader {
         let keys = if same_keys(&config, &current.config) {
             None
         } else {
+            check_key_files(&config)?;
             Some(self.fresh_keys(&config).await?)
         };
         let store = keys.as_ref().map_or(&self.keys.store, |keys| &keys.store);

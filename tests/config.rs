@@ -579,6 +579,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("path_prefix = \"/team-a\"\n[[resource]]\nurl = \"https://a.example/mcp\"", "resource[0].url", "does not lie below path_prefix, which is stripped from every path: \"https://a.example/team-a/mcp\" would"),
     ("path_prefix = \"/team-a\"\n[[resource]]\nurl = \"https://a.example/team-ab\"", "resource[0].url", "does not lie below path_prefix"),
     ("path_prefix = \"/a\"\n[[resource]]\nurl = \"https://a.example/a/.well-known/oauth-protected-resource\"", "resource[0].url", "lies where the metadata"),
+    ("[[route]]\npath = \"/ok\"\n[[route]]\npath = \"/api/*\"\nmethods = []", "route[1].methods", "(the route of \"/api/*\")"),
+    ("[[route]]\npath = \"/api/*\"\nrequire = { scopes = [] }", "route[0].require.scopes", "(the route of \"/api/*\")"),
+    ("[[route]]\npath = \"/x\"\nmethods = \"GET\"\n[[route]]\npath = \"/x\"\nmethods = \"GET\"", "route[1]", "(the route of \"/x\") route[0] has the same path and takes GET already"),
     ("cors.max_age = \"25h\"", "cors.max_age", "is more than 24h, which no browser keeps"),
     ("cors.max_age = 600", "cors.max_age", "write a duration"),
 

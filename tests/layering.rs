@@ -620,7 +620,7 @@ const SECRET_PATHS: [&str; 16] = [
 /// Fields of text or bytes that `Debug` shows there, and why none of them can hold such a text. What can is a
 /// `Secret`, or its type has no `Debug`.
 #[rustfmt::skip]
-const SHOWN: [(&str, &str, &[&str], &str); 43] = [
+const SHOWN: [(&str, &str, &[&str], &str); 44] = [
     ("canonical/path.rs", "PathError", &["ForbiddenByte"], "a byte of the path"),
     ("canonical/path.rs", "Readings", &["literal", "others"], "the path, without its query"),
     ("cli.rs", "Settings", &["listen", "upstream", "admin", "workers", "log", "log_format"], "flags, none of which is a secret"),
@@ -637,6 +637,7 @@ const SHOWN: [(&str, &str, &[&str], &str); 43] = [
     ("jose/jws.rs", "Header", &["algorithm", "kid", "typ"], "members of the header that the log shows"),
     ("jose/jws.rs", "JwsError", &["Parts"], "a number"),
     ("keys/fetch.rs", "FetchError", &["Connect", "Proxy"], "errors, which name no credentials"),
+    ("keys/fetch.rs", "KeyFileError", &["why"], "what is wrong, and nothing of the file"),
     ("listener/activity.rs", "Activity", &["interim"], "an answer of the upstream"),
     ("listener/head_follower.rs", "HeadFollower", &["frame_head"], "lengths and types of frames"),
     ("listener/length_follower.rs", "Lines", &["begun"], "at most as long as the name Content-Length"),

@@ -6,10 +6,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Config, KeySource, LogFormat, NonceSource, SessionKeySource};
+use crate::config::{Config, KeySource, LogFormat, NonceSource, SessionKeySource, Tenant};
 use crate::cors::Origins;
 use crate::jose::{KeySet, SkippedKey};
-use crate::keys::Fetcher;
+use crate::keys::{self, Fetcher};
 use crate::listening;
 use crate::nonce_key;
 use crate::policy::{Access, Condition, Methods};
@@ -324,10 +324,13 @@ fn join(parts: &[Condition], with: &str) -> String {
 ///
 /// # Errors
 ///
-/// When trusted roots cannot be put together, the listener's certificate cannot be used, or there are no keys
-/// for sessions where there should be.
+/// When trusted roots cannot be put together, `auth0.keys.file` is no key set, the listener's certificate cannot be
+/// used, or there are no keys for sessions where there should be.
 pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     Roots::load(config.auth0.keys.ca_file.as_deref())?;
+    for tenant in &config.auth0.tenants {
+        keys::check_file(&tenant.source, &config.auth0.verifier.algorithms)?;
+    }
     if let Some(files) = &config.tls {
         files.load()?;
     }
@@ -380,7 +383,7 @@ pub async fn keyring(config: &Config) -> (Keyring, Vec<String>, Vec<String>) {
         let issuer = &tenant.issuer;
         match published {
             Ok((_, skipped)) => left_out.extend(skipped.iter().map(|key| is_left_out(issuer, key))),
-            Err(error) => wrong.push(format!("{issuer}: {error}")),
+            Err(error) => wrong.push(no_keys(tenant, error)),
         }
     }
     (ring_of(config, published), left_out, wrong)
@@ -393,6 +396,15 @@ fn ring_of(config: &Config, published: Vec<Published>) -> Keyring {
         keys: published.ok().map(|(keys, _)| keys),
     });
     Keyring::new(issuers.collect(), 0)
+}
+
+/// That it is the keys that are not to be had, and from where.
+fn no_keys(tenant: &Tenant, error: &str) -> String {
+    let issuer = &tenant.issuer;
+    match &tenant.source {
+        KeySource::File(path) => format!("{issuer}: keys from {}: {error}", path.display()),
+        KeySource::Url(url) => format!("{issuer}: keys from {url}: {error}"),
+    }
 }
 
 fn is_left_out(issuer: &str, key: &SkippedKey) -> String {
@@ -444,7 +456,7 @@ pub async fn online(config: &Config) -> Found {
                 fine.push(format!("{issuer}: usable keys: {}", keys.keys().len()));
                 fine.extend(skipped.iter().map(|key| is_left_out(issuer, key)));
             }
-            Err(error) => wrong.push(format!("{issuer}: {error}")),
+            Err(error) => wrong.push(no_keys(tenant, error)),
         }
     }
     let ambiguous = ring_of(config, published).ambiguous();

@@ -185,7 +185,9 @@ pub fn load_text(
     let mut problems = Problems::default();
     problems.warnings.extend(environment.warnings());
     let mut sources = Sources::new(environment);
+    let paths = rules::paths(&table);
     let config = read(Section::root(table), overrides, &mut sources, &mut problems);
+    problems.name_routes(&paths);
     let config = match config {
         Some(config) if problems.errors.is_empty() => Ok(config),
         _ => Err(problems.errors),

@@ -40,6 +40,22 @@ impl Problems {
         self.errors.push(Problem { path, message });
     }
 
+    /// Puts the path of its route before each problem of one, where the message does not have it.
+    pub(super) fn name_routes(&mut self, paths: &[Option<String>]) {
+        for problem in self.errors.iter_mut().chain(&mut self.warnings) {
+            let place = problem
+                .path
+                .strip_prefix("route[")
+                .and_then(|rest| rest.split(']').next()?.parse::<usize>().ok());
+            let path = place.and_then(|place| paths.get(place)?.as_deref());
+            if let Some(path) = path.map(|path| format!("{path:?}"))
+                && !problem.message.contains(&path)
+            {
+                problem.message = format!("(the route of {path}) {}", problem.message);
+            }
+        }
+    }
+
     pub(super) fn warning(&mut self, path: impl Into<String>, message: impl Into<String>) {
         let (path, message) = (path.into(), message.into());
         self.warnings.push(Problem { path, message });

@@ -52,6 +52,13 @@ enum Word {
     Public,
 }
 
+/// The path of each route as it stands in the file, for telling people which one is meant: they do not count.
+pub(super) fn paths(root: &toml::Table) -> Vec<Option<String>> {
+    let routes = root.get("route").and_then(Value::as_array);
+    let path = |route: &Value| Some(route.get("path")?.as_str()?.to_owned());
+    routes.map_or_else(Vec::new, |routes| routes.iter().map(path).collect())
+}
+
 /// Reads one `[[route]]`; `None` when it has no usable path.
 pub(super) fn route(
     mut section: Section,

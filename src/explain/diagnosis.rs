@@ -223,12 +223,12 @@ impl Line<'_> {
 
     fn token(&self, rejection: &Rejection) -> String {
         match rejection {
-            Rejection::WrongAudience { found } => self.wrong_audience(found),
+            Rejection::WrongAudience { found, .. } => self.wrong_audience(found),
             Rejection::WrongIssuer { expected, found } => self.wrong_issuer(expected, found),
             Rejection::UnknownKey { kid } => self.unknown_key(kid.as_deref()),
-            Rejection::AlgorithmNotAllowed { found } => self.algorithm(found),
+            Rejection::AlgorithmNotAllowed { found, .. } => self.algorithm(found),
             Rejection::Jws(error) => self.shape(error),
-            Rejection::TypeNotAllowed { found } => self.typ(found.as_deref()),
+            Rejection::TypeNotAllowed { found, .. } => self.typ(found.as_deref()),
             Rejection::Expired { exp, now } if now - exp <= FRESHLY_EXPIRED_SECONDS => format!(
                 "The token expired {:.0} s ago: get a new one; if that comes too early, the clock of this machine is ahead of the issuer's: synchronise it (NTP).",
                 now - exp
@@ -241,7 +241,7 @@ impl Line<'_> {
                 "{claim} lies {:.0} s in the future: the clock of this machine is behind the issuer's; synchronise it (NTP). auth0.clock_tolerance bridges at most 60 s.",
                 value - now
             ),
-            Rejection::TooOld { iat, now } => format!(
+            Rejection::TooOld { iat, now, .. } => format!(
                 "The token was issued {:.0} s ago, longer than auth0.max_token_age allows: get a new one.",
                 now - iat
             ),
@@ -340,6 +340,9 @@ impl Line<'_> {
     fn wrong_issuer(&self, expected: &str, found: &str) -> String {
         let (ours, theirs) = (domain(expected), domain(found));
         let shown = self.ink.text(theirs);
+        if expected.trim_end_matches('/') == found.trim_end_matches('/') {
+            return self.slash(found, expected);
+        }
         if ours.eq_ignore_ascii_case(theirs) {
             return format!(
                 "iss is {} and {expected} is expected, letter for letter: an Action or a custom setting has changed it.",
@@ -358,6 +361,14 @@ impl Line<'_> {
         }
         format!(
             "The key is that of {ours}, and the token was issued under another domain of the same tenant (a custom domain): set AUTH0_DOMAIN={shown}, or list both."
+        )
+    }
+
+    /// An issuer that differs from ours by the slash at its end.
+    fn slash(&self, found: &str, expected: &str) -> String {
+        format!(
+            "iss is {} and {expected} is expected: they differ in the slash at the end, and are compared exactly. Auth0's issuers end in one slash: whatever mints this token must write it so.",
+            self.ink.text(found)
         )
     }
 
@@ -384,6 +395,10 @@ impl Line<'_> {
         let theirs = domain(issuer);
         let shown = self.ink.text(theirs);
         let tenants = &self.config.auth0.tenants;
+        let bare = |issuer: &str| issuer.trim_end_matches('/').to_owned();
+        if let Some(near) = tenants.iter().find(|one| bare(&one.issuer) == bare(issuer)) {
+            return self.slash(issuer, &near.issuer);
+        }
         let ours = || tenants.iter().map(|tenant| domain(&tenant.issuer));
         if let Some(bare) = ours().find(|ours| !ours.contains('.') && !ours.contains(':')) {
             return format!(
@@ -550,7 +565,7 @@ impl Line<'_> {
                 "{rule}: {}, so the operator cannot be applied: mend the rule, or the Action that sets the claim.",
                 self.ink.text(&error.to_string())
             ),
-            Denial::ScopeMissing { rule, needed } => self.scopes(rule, needed),
+            Denial::ScopeMissing { rule, needed, .. } => self.scopes(rule, needed),
             Denial::RuleFailed { rule, .. } => self.rule(rule),
         }
     }
@@ -623,6 +638,11 @@ impl Line<'_> {
             ),
             Some(Condition::Claim(path, test)) => {
                 let found = claims.lookup(path).ok().flatten();
+                if found.is_none()
+                    && let Some(hint) = self.without_namespace(claims, &path.to_string())
+                {
+                    return format!("{rule}: {hint}");
+                }
                 let found =
                     found.map_or_else(|| "absent".to_owned(), |value| self.ink.value(value));
                 format!(
@@ -675,6 +695,10 @@ impl Line<'_> {
             );
         }
         let name = path.to_string();
+        let asked_of = claims.filter(|_| name.contains("://"));
+        if let Some(hint) = asked_of.and_then(|claims| self.without_namespace(claims, &name)) {
+            return format!("{rule}: {hint}");
+        }
         let elsewhere = claims.and_then(|claims| {
             claims
                 .names()
@@ -694,6 +718,38 @@ impl Line<'_> {
         format!(
             "{rule}: the token has no {name} claim: add an Action to the login flow with api.accessToken.setCustomClaim(\"{name}\", event.authorization.roles), and get a new token."
         )
+    }
+
+    /// A claim of roles or groups that is there, or asked for, by a name that is no URL.
+    fn without_namespace(&self, claims: &Claims, asked: &str) -> Option<String> {
+        const NAMES: [&str; 4] = ["roles", "groups", "role", "group"];
+        let last = asked.rsplit('/').next().unwrap_or(asked);
+        if !NAMES.contains(&last) {
+            return None;
+        }
+        let has_namespace = asked.contains("://");
+        if has_namespace && claims.get(last).is_some() {
+            return Some(format!(
+                "the token has a claim {last} without a namespace, and {} is asked for. Auth0 drops such names from its tokens, so another program has made this one: let it, or an Action, set {} instead.",
+                self.ink.text(asked),
+                self.ink.text(asked)
+            ));
+        }
+        if has_namespace {
+            return None;
+        }
+        let mut names = claims.names();
+        let with = names.find(|name| name.contains("://") && name.rsplit('/').next() == Some(last));
+        let shown = self.ink.text(asked);
+        Some(match with {
+            Some(with) => format!(
+                "{shown} has no namespace, and the token has it as {}: write that name in the configuration.",
+                self.ink.text(with)
+            ),
+            None => format!(
+                "the token has no {shown} claim, as Auth0 drops custom claims without a namespace: set \"https://your-app.com/{last}\" in an Action, and name it so in the configuration."
+            ),
+        })
     }
 
     fn organizations(&self, rule: &str, accepted: &[String]) -> String {

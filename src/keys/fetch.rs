@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,7 +27,7 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::config::KeySource;
-use crate::jose::MAX_DOCUMENT_BYTES;
+use crate::jose::{Algorithm, KeySet, MAX_DOCUMENT_BYTES};
 use crate::resolve;
 
 /// Reads key sets.
@@ -278,26 +279,59 @@ where
     }
 }
 
-/// Files are read whole, up to the same bound as documents from the network.
-async fn read_file(path: &std::path::Path) -> Result<Bytes, FetchError> {
+async fn read_file(path: &Path) -> Result<Bytes, FetchError> {
     let path = path.to_owned();
-    let read = move || {
-        use std::io::Read as _;
-        let mut document = Vec::new();
-        let limit = u64::try_from(MAX_DOCUMENT_BYTES)
-            .unwrap_or(u64::MAX)
-            .saturating_add(1);
-        std::fs::File::open(path)?
-            .take(limit)
-            .read_to_end(&mut document)?;
-        Ok(document)
-    };
-    let document = tokio::task::spawn_blocking(read)
+    tokio::task::spawn_blocking(move || read_whole(&path))
         .await
         .map_err(|error| FetchError::File(io::Error::other(error)))?
+}
+
+/// Files are read whole, up to the same bound as documents from the network.
+fn read_whole(path: &Path) -> Result<Bytes, FetchError> {
+    use std::io::Read as _;
+    let mut document = Vec::new();
+    let limit = u64::try_from(MAX_DOCUMENT_BYTES)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut document))
         .map_err(FetchError::File)?;
     if document.len() > MAX_DOCUMENT_BYTES {
         return Err(FetchError::TooLarge);
     }
     Ok(document.into())
+}
+
+/// An `auth0.keys.file` that is missing, or is no JWK Set.
+#[derive(Debug)]
+pub struct KeyFileError {
+    file: PathBuf,
+    why: String,
+}
+
+impl fmt::Display for KeyFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "auth0.keys.file: {}: {}", self.file.display(), self.why)
+    }
+}
+
+impl std::error::Error for KeyFileError {}
+
+/// Whether the file with an issuer's keys, where they are in one, can be read. What is on the disk is there before
+/// the program: to wait for it would hide a slip of the finger.
+///
+/// # Errors
+///
+/// [`KeyFileError`] when it is missing, or no JWK Set.
+pub fn check_file(source: &KeySource, algorithms: &[Algorithm]) -> Result<(), KeyFileError> {
+    let KeySource::File(file) = source else {
+        return Ok(());
+    };
+    let fail = |error: &dyn fmt::Display| KeyFileError {
+        file: file.clone(),
+        why: error.to_string(),
+    };
+    let document = read_whole(file).map_err(|error| fail(&error))?;
+    KeySet::parse(&document, algorithms).map_err(|error| fail(&error))?;
+    Ok(())
 }

@@ -6,5 +6,5 @@ mod fetch;
 mod refresher;
 mod store;
 
-pub use fetch::{FetchError, Fetcher};
+pub use fetch::{FetchError, Fetcher, KeyFileError, check_file};
 pub use store::{KeyStore, TooManyWait};

@@ -214,8 +214,36 @@ impl Visit for JsonObject {
         self.value(field.name(), value);
     }
 
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        match value.downcast_ref::<List>() {
+            Some(List(items)) => self.value(field.name(), items),
+            None => self.value(field.name(), value.to_string()),
+        }
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.value(field.name(), format!("{value:?}"));
+    }
+}
+
+/// A list, which is one in the log too. The field's value is passed as an error, the only kind of value that can be
+/// asked what it is.
+#[derive(Debug)]
+pub struct List(pub Vec<String>);
+
+impl fmt::Display for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl std::error::Error for List {}
+
+impl List {
+    /// The value of the field.
+    #[must_use]
+    pub fn value(&self) -> &(dyn std::error::Error + 'static) {
+        self
     }
 }
 
@@ -235,7 +263,7 @@ pub fn tell(notes: &[String], warnings: &[Problem]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Clock, JsonLines};
+    use super::{Clock, JsonLines, List};
     use crate::clock::UnixTime;
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
@@ -263,6 +291,8 @@ mod tests {
             .event_format(JsonLines::default())
             .with_writer(move || writer.clone());
         let hostile = "a\"b\\c\n{\u{7f}\u{2028}\u{1b}[31m";
+        let list = List(vec![hostile.to_owned(), "b".to_owned()]);
+        let failure: &(dyn std::error::Error + 'static) = &std::fmt::Error;
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::info!(
                 target: "authgate::request",
@@ -273,6 +303,8 @@ mod tests {
                 part = 0.25,
                 odd = f64::NAN,
                 yes = true,
+                list = list.value(),
+                failure = failure,
                 none = Option::<&str>::None,
                 "a \"message\""
             );
@@ -295,6 +327,8 @@ mod tests {
             ("part", 0.25.into()),
             ("odd", serde_json::Value::Null),
             ("yes", true.into()),
+            ("list", vec![hostile, "b"].into()),
+            ("failure", std::fmt::Error.to_string().into()),
             ("message", "a \"message\"".into()),
             ("target", "authgate::request".into()),
         ] {

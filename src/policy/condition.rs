@@ -196,6 +196,25 @@ impl Condition {
         }
     }
 
+    /// What the token has in the claim that the condition is about, for the log; `None` where it is about several.
+    #[must_use]
+    pub fn found(&self, claims: &Claims) -> Option<String> {
+        let shown = |value: Option<&Value>| {
+            value.map_or_else(|| "no such claim".to_owned(), ToString::to_string)
+        };
+        Some(match self {
+            Self::All(_) | Self::Any(_) | Self::Not(_) => return None,
+            Self::Scopes(..) => shown(claims.get("scope")),
+            Self::List(path, ..) | Self::Roles(path, ..) | Self::Claim(path, _) => {
+                shown(claims.lookup(path).ok()?)
+            }
+            Self::Organizations(_) => shown(claims.get("org_id")),
+            Self::Clients(_) => shown(claims.get("azp").or_else(|| claims.get("client_id"))),
+            Self::Subjects(_) => shown(claims.get("sub")),
+            Self::SubjectKind(_) => SubjectKind::of(claims).ok()?.name().to_owned(),
+        })
+    }
+
     /// The innermost part that fails, for the log.
     #[must_use]
     pub fn first_failing(&self, claims: &Claims) -> Option<&Self> {

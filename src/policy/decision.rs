@@ -136,6 +136,8 @@ pub enum Denial {
         rule: Arc<str>,
         /// The first part that fails.
         condition: String,
+        /// What the token has there, where that is one claim.
+        found: Option<String>,
     },
     /// A condition fails only for want of scopes.
     ScopeMissing {
@@ -143,6 +145,8 @@ pub enum Denial {
         rule: Arc<str>,
         /// Every scope that the request needs.
         needed: BTreeSet<String>,
+        /// The scopes of the token.
+        found: String,
     },
     /// A token is needed and there is none.
     TokenRequired,
@@ -709,17 +713,21 @@ fn check(conditions: &[AppliedRule<'_>], claims: &Claims) -> Result<(), Denial> 
     };
     let rule = Arc::clone(&failing.rule);
     let all: Vec<&Condition> = conditions.iter().map(|one| one.condition).collect();
-    match scopes_to_pass(&all, claims) {
-        Some(needed) => Err(Denial::ScopeMissing { rule, needed }),
-        None => Err(Denial::RuleFailed {
+    if let Some(needed) = scopes_to_pass(&all, claims) {
+        let found = claims.string("scope").ok().flatten().unwrap_or_default();
+        return Err(Denial::ScopeMissing {
             rule,
-            condition: failing
-                .condition
-                .first_failing(claims)
-                .unwrap_or(failing.condition)
-                .to_string(),
-        }),
+            needed,
+            found: found.to_owned(),
+        });
     }
+    let condition = failing.condition.first_failing(claims);
+    let condition = condition.unwrap_or(failing.condition);
+    Err(Denial::RuleFailed {
+        rule,
+        condition: condition.to_string(),
+        found: condition.found(claims),
+    })
 }
 
 /// The scopes with which every condition would hold; `None` when no scopes would do. All that are needed
@@ -839,8 +847,22 @@ impl fmt::Display for Denial {
             }
             Self::MessageUnread { route } => write!(f, "{route}: the MCP message is not known"),
             Self::MethodNotCovered { route, allow } => write!(f, "{route}: only {allow:?}"),
-            Self::RuleFailed { rule, condition } => write!(f, "{rule}: {condition} does not hold"),
-            Self::ScopeMissing { rule, needed } => write!(f, "{rule}: needs scopes {needed:?}"),
+            Self::RuleFailed {
+                rule,
+                condition,
+                found,
+            } => {
+                write!(f, "{rule}: {condition} does not hold")?;
+                match found {
+                    None => Ok(()),
+                    Some(found) => write!(f, "; found {found}"),
+                }
+            }
+            Self::ScopeMissing {
+                rule,
+                needed,
+                found,
+            } => write!(f, "{rule}: needs scopes {needed:?}; found {found:?}"),
             Self::TokenRequired => f.write_str("a token is needed"),
             Self::Unmatched => f.write_str("no route matches and unmatched is deny"),
             Self::WrongClaimType { rule, error } => write!(f, "{rule}: {error}"),

@@ -97,6 +97,10 @@ pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Reje
             .strip_prefix("application/")
             .map_or(lower.clone(), str::to_owned)
     });
+    let expected = match policy {
+        TypPolicy::Any => "at+jwt, JWT or none",
+        TypPolicy::AtJwt => "at+jwt",
+    };
     let accepted = match (short.as_deref(), policy) {
         (Some("at+jwt"), _) | (Some("jwt") | None, TypPolicy::Any) => true,
         (_, TypPolicy::Any | TypPolicy::AtJwt) => false,
@@ -105,6 +109,7 @@ pub(super) fn check_typ(typ: Option<&str>, policy: TypPolicy) -> Result<(), Reje
         Ok(())
     } else {
         Err(Rejection::TypeNotAllowed {
+            expected,
             found: typ.map(str::to_owned),
         })
     }
@@ -146,7 +151,8 @@ pub fn check_audience(claims: &Claims, accepted: &[String]) -> Result<(), Reject
         Ok(())
     } else {
         let found = found.into_iter().map(str::to_owned).collect();
-        Err(Rejection::WrongAudience { found })
+        let expected = accepted.to_vec();
+        Err(Rejection::WrongAudience { expected, found })
     }
 }
 
@@ -203,8 +209,9 @@ fn check_age(claims: &Claims, settings: &VerifierSettings, now: UnixTime) -> Res
     };
     let now = now.as_secs_f64();
     let iat = numeric_date(claims, "iat")?.ok_or(Rejection::MissingClaim { claim: "iat" })?;
-    if now > iat + max_age.as_secs_f64() + settings.clock_tolerance.as_secs_f64() {
-        return Err(Rejection::TooOld { iat, now });
+    let max_age = max_age.as_secs_f64();
+    if now > iat + max_age + settings.clock_tolerance.as_secs_f64() {
+        return Err(Rejection::TooOld { iat, now, max_age });
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::rejection::Rejection;
-use super::verifier::{Unverified, VerifyError};
+use super::verifier::{Unverified, VerifyError, names};
 use crate::jose::{Algorithm, Header, JwsError, Key, KeySet};
 
 /// How many keys of one issuer may fit a token. More than one fits only when a token names no `kid` or an
@@ -194,6 +194,21 @@ impl Keyring {
         Err(self.why_none(header, !fitting.is_empty()))
     }
 
+    /// What the keys of this name are for.
+    fn algorithms_of(&self, kid: &str) -> Vec<Algorithm> {
+        let mut algorithms = Vec::new();
+        let published = self
+            .issuers
+            .iter()
+            .filter_map(|issuer| issuer.keys.as_ref());
+        for key in published.flat_map(KeySet::keys) {
+            if key.kid() == Some(kid) && !algorithms.contains(&key.algorithm()) {
+                algorithms.push(key.algorithm());
+            }
+        }
+        algorithms
+    }
+
     /// `some_fit` where keys fit, of issuers that have too many of them.
     fn why_none(&self, header: &Header, some_fit: bool) -> NoKey {
         if !self.is_complete() {
@@ -203,7 +218,8 @@ impl Keyring {
             // An issuer that has no key of this name may have one since its last fetch.
             Some(kid) if !self.is_known_to_all(kid) => NoKey::Unknown,
             // RFC 8725 §3.1: the key is known, and bound to another algorithm.
-            Some(_) if !some_fit => NoKey::Rejected(Rejection::AlgorithmNotAllowed {
+            Some(kid) if !some_fit => NoKey::Rejected(Rejection::AlgorithmNotAllowed {
+                expected: names(&self.algorithms_of(kid)),
                 found: header.algorithm.clone(),
             }),
             None if !some_fit => NoKey::Unknown,

@@ -13,6 +13,8 @@ pub enum Rejection {
     Anonymous,
     /// `alg` is not allowed, or is not the one the key is bound to.
     AlgorithmNotAllowed {
+        /// Those that would do.
+        expected: String,
         /// What the token names.
         found: String,
     },
@@ -65,9 +67,13 @@ pub enum Rejection {
         iat: f64,
         /// The time of the check.
         now: f64,
+        /// The setting, in seconds.
+        max_age: f64,
     },
     /// `typ` says that this is no access token.
     TypeNotAllowed {
+        /// What it should say.
+        expected: &'static str,
         /// What the token says, if anything.
         found: Option<String>,
     },
@@ -78,6 +84,8 @@ pub enum Rejection {
     },
     /// `aud` names none of the configured audiences.
     WrongAudience {
+        /// Of which it should name one.
+        expected: Vec<String>,
         /// What the token names.
         found: Vec<String>,
     },
@@ -155,8 +163,8 @@ impl Rejection {
                 | JwsError::NotBase64Url(_)
                 | JwsError::Parts(_) => "The token is not a well-formed JWT",
             },
-            Self::MalformedClaim { .. } => "A claim of the token has the wrong type",
-            Self::MissingClaim { .. } => "The token lacks a required claim",
+            Self::MalformedClaim { claim, .. } => malformed(claim),
+            Self::MissingClaim { claim } => missing(claim),
             Self::NotYetValid { .. } => "The token is not valid yet",
             Self::PayloadNotJson(_) => "The token is not a well-formed JWT",
             Self::NoProof => {
@@ -181,7 +189,9 @@ impl fmt::Display for Rejection {
             Self::Anonymous => {
                 f.write_str("sub is an anonymous session; auth0.allow_anonymous is false")
             }
-            Self::AlgorithmNotAllowed { found } => write!(f, "alg is {found:?}"),
+            Self::AlgorithmNotAllowed { expected, found } => {
+                write!(f, "alg is {found:?}, not {expected}")
+            }
             Self::Expired { exp, now } => write!(f, "exp {exp} is over; it is {now:.0}"),
             Self::TooLarge { length } => write!(f, "{length} bytes"),
             Self::Jws(error) => error.fmt(f),
@@ -198,14 +208,60 @@ impl fmt::Display for Rejection {
             Self::SenderConstrained => {
                 f.write_str("claim \"cnf\" is present, and this binding is not enforced")
             }
-            Self::TooOld { iat, now } => write!(f, "iat {iat} is too long ago; it is {now:.0}"),
-            Self::TypeNotAllowed { found } => write!(f, "typ is {found:?}"),
+            Self::TooOld { iat, now, max_age } => write!(
+                f,
+                "iat {iat} is too long ago; it is {now:.0}, and auth0.max_token_age is {max_age:.0} s"
+            ),
+            Self::TypeNotAllowed {
+                expected,
+                found: None,
+            } => write!(f, "typ is missing, and should be {expected}"),
+            Self::TypeNotAllowed {
+                expected,
+                found: Some(found),
+            } => write!(f, "typ should be {expected}, and is {found:?}"),
             Self::UnknownKey { kid } => write!(f, "kid {kid:?} is in no key set"),
-            Self::WrongAudience { found } => write!(f, "aud is {found:?}"),
+            // What is expected stands first, since what a token names may be long, and lines are cut.
+            Self::WrongAudience { expected, found } => {
+                write!(f, "aud should name one of {expected:?}, and is {found:?}")
+            }
             Self::WrongIssuer { expected, found } => {
-                write!(f, "iss is {found:?}; the key belongs to {expected:?}")
+                write!(
+                    f,
+                    "iss should be {expected:?}, to which the key belongs, and is {found:?}"
+                )
             }
         }
+    }
+}
+
+/// The texts are fixed, so there is one for each claim that the verifier reads.
+const fn missing(claim: &str) -> &'static str {
+    match claim.as_bytes() {
+        b"aud" => "The token has no aud claim",
+        b"client_id" => "The token has no client_id claim",
+        b"exp" => "The token has no exp claim",
+        b"iat" => "The token has no iat claim",
+        b"iss" => "The token has no iss claim",
+        b"jti" => "The token has no jti claim",
+        b"sub" => "The token has no sub claim",
+        _ => "The token lacks a required claim",
+    }
+}
+
+/// Likewise.
+const fn malformed(claim: &str) -> &'static str {
+    match claim.as_bytes() {
+        b"aud" => "The aud claim of the token is malformed",
+        b"client_id" => "The client_id claim of the token is malformed",
+        b"cnf" => "The cnf claim of the token is malformed",
+        b"exp" => "The exp claim of the token is malformed",
+        b"iat" => "The iat claim of the token is malformed",
+        b"iss" => "The iss claim of the token is malformed",
+        b"jti" => "The jti claim of the token is malformed",
+        b"nbf" => "The nbf claim of the token is malformed",
+        b"sub" => "The sub claim of the token is malformed",
+        _ => "A claim of the token has the wrong type",
     }
 }
 
@@ -223,6 +279,83 @@ impl Rejection {
         Self::MalformedClaim {
             claim,
             expected: error.expected,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rejection;
+
+    #[test]
+    fn a_refusal_says_what_was_expected_beside_what_was_found() {
+        let text = str::to_owned;
+        for (rejection, expected) in [
+            (
+                Rejection::AlgorithmNotAllowed {
+                    expected: text("RS256"),
+                    found: text("none"),
+                },
+                "alg is \"none\", not RS256",
+            ),
+            (
+                Rejection::TooOld {
+                    iat: 1000.0,
+                    now: 5000.4,
+                    max_age: 3600.0,
+                },
+                "iat 1000 is too long ago; it is 5000, and auth0.max_token_age is 3600 s",
+            ),
+            (
+                Rejection::TypeNotAllowed {
+                    expected: "at+jwt",
+                    found: None,
+                },
+                "typ is missing, and should be at+jwt",
+            ),
+            (
+                Rejection::WrongAudience {
+                    expected: vec![text("https://a")],
+                    found: vec![text("https://b")],
+                },
+                "aud should name one of [\"https://a\"], and is [\"https://b\"]",
+            ),
+            (
+                Rejection::WrongIssuer {
+                    expected: text("https://a/"),
+                    found: text("https://a"),
+                },
+                "iss should be \"https://a/\", to which the key belongs, and is \"https://a\"",
+            ),
+        ] {
+            assert_eq!(rejection.to_string(), expected);
+        }
+    }
+
+    /// RFC 6750 §3 allows no quotation mark, and nothing of a token may stand there.
+    #[test]
+    fn a_description_names_the_claim() {
+        for claim in [
+            "iss",
+            "aud",
+            "exp",
+            "sub",
+            "iat",
+            "jti",
+            "client_id",
+            "nbf",
+            "cnf",
+        ] {
+            let expected = "a number";
+            let malformed = Rejection::MalformedClaim { claim, expected }.description();
+            assert_eq!(
+                malformed,
+                format!("The {claim} claim of the token is malformed")
+            );
+            if !["nbf", "cnf"].contains(&claim) {
+                let missing = Rejection::MissingClaim { claim }.description();
+                assert_eq!(missing, format!("The token has no {claim} claim"));
+            }
         }
     }
 }

@@ -126,6 +126,7 @@ impl Verifier {
         let algorithm = Algorithm::from_name(&jws.header().algorithm)
             .filter(|algorithm| self.settings.algorithms.contains(algorithm))
             .ok_or_else(|| Rejection::AlgorithmNotAllowed {
+                expected: names(&self.settings.algorithms),
                 found: jws.header().algorithm.clone(),
             })?;
         checks::check_typ(jws.header().typ.as_deref(), self.settings.typ)?;
@@ -256,6 +257,12 @@ impl Verifier {
                 UnixTime::from_secs(0).plus(end)
             })
     }
+}
+
+/// Algorithms as they are named, for a refusal.
+pub(super) fn names(algorithms: &[Algorithm]) -> String {
+    let names: Vec<&str> = algorithms.iter().map(|one| one.name()).collect();
+    names.join(" or ")
 }
 
 impl Verification<'_> {

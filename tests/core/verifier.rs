@@ -1848,13 +1848,13 @@ fn j24_what_the_client_is_told_does_not_depend_on_the_token() {
         ),
         (json!({"exp":1}), json!({"exp":-5.5}), "token_expired"),
         (
-            json!({"sub":""}),
             json!({"exp":"x"}),
+            json!({"exp":["y"]}),
             "token_malformed_claim",
         ),
         (
             json!({"sub":ABSENT}),
-            json!({"iss":ABSENT}),
+            json!({"sub":ABSENT,"scope":"a b"}),
             "token_missing_claim",
         ),
         (

@@ -204,6 +204,10 @@ fn token_mistakes(issuer: &Issuer) -> Vec<Mistake> {
             .domain("your-tennant.us.auth0.com"),
         mistake("a bare tenant name", "", user().mint(), "token_wrong_issuer", &["bare tenant name", "AUTH0_DOMAIN=your-tenant.us.auth0.com"])
             .domain("your-tenant"),
+        mistake("an issuer without its slash", "", user().claim("iss", format!("https://{TENANT}")).mint(), "token_wrong_issuer",
+            &["they differ in the slash at the end", "https://your-tenant.us.auth0.com/ is expected"]),
+        mistake("the same with another key", "", user().claim("iss", format!("https://{TENANT}")).header("kid", "YW5vdGhlcg").mint(), "token_unknown_key",
+            &["they differ in the slash at the end"]),
         mistake("a custom domain", "", user().claim("iss", "https://login.example.com/").mint(), "token_wrong_issuer", &["custom domain", "AUTH0_DOMAIN=login.example.com", "list both"]),
         mistake("the profile of Auth0 where RFC 9068 is asked for", "", user().mint(), "token_type_not_allowed", &["RFC 9068", "auth0.token_type"])
             .auth0("token_type = \"at+jwt\""),
@@ -228,6 +232,7 @@ fn rule_mistakes(issuer: &Issuer) -> Vec<Mistake> {
     let permission = route("permissions = [\"read:agents\"]");
     let scope = route("scopes = [\"read:agents\"]");
     let role = route("any_role = [\"admin\"]");
+    let groups = route("claims = [{ claim = \"groups\", contains = \"staff\" }]");
     let organization = route("organizations = [\"acme\"]");
     const WITH_ROLES: &str = "roles_claim = \"https://your-app.com/roles\"";
     vec![
@@ -241,6 +246,11 @@ fn rule_mistakes(issuer: &Issuer) -> Vec<Mistake> {
         mistake("a scope that was not requested", &scope, user().mint(), "scope_missing", &["lacks the scope read:agents", "scope=read:agents"]),
         mistake("roles without a namespace", &role, user().mint(), "rule_denied", &["Auth0 drops custom claims without a namespace", "auth0.roles_claim"])
             .auth0("roles_claim = \"roles\""),
+        mistake("roles that are there without a namespace", &role, user().claim("roles", json!(["admin"])).mint(), "rule_denied",
+            &["a claim roles without a namespace", "https://your-app.com/roles is asked for"]).auth0(WITH_ROLES),
+        mistake("groups without a namespace", &groups, user().mint(), "rule_denied", &["no groups claim", "without a namespace"]),
+        mistake("groups under a name with one", &groups, user().claim("https://your-app.com/groups", json!(["staff"])).mint(), "rule_denied",
+            &["groups has no namespace", "https://your-app.com/groups"]),
         mistake("roles under another name", &role, user().claim("https://other.example.com/roles", json!(["admin"])).mint(),
             "rule_denied", &["https://other.example.com/roles", "auth0.roles_claim = \"https://other.example.com/roles\""]).auth0(WITH_ROLES),
         mistake("no Action that sets roles", &role, user().mint(), "rule_denied", &["setCustomClaim(\"https://your-app.com/roles\""]).auth0(WITH_ROLES),

@@ -516,6 +516,79 @@ async fn keys_come_from_a_file() {
     assert_eq!(issuer.requests(), 0);
 }
 
+/// What is on the disk is there before the program, so a slip of the finger need not look like an outage.
+#[tokio::test]
+async fn a_key_file_that_is_none_is_a_wrong_configuration() {
+    let issuer = Issuer::start();
+    let directory = TempDir::new().expect("a directory");
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let good = json!({ "keys": [issuer.key().jwk()] }).to_string();
+    std::fs::write(at("good"), format!("\u{feff}{good}")).expect("a file");
+    std::fs::write(at("page"), "<!DOCTYPE html>").expect("a file");
+    std::fs::write(at("pem"), "-----BEGIN PUBLIC KEY-----").expect("a file");
+    for (name, status, words) in [
+        ("good", 0, ""),
+        ("missing", 78, "auth0.keys.file"),
+        ("page", 78, "it is HTML or XML"),
+        ("pem", 78, "it is PEM"),
+    ] {
+        let text = format!(
+            "[auth0]\ndomain = \"{}\"\naudience = \"{AUDIENCE}\"\n[auth0.keys]\nfile = \"{}\"",
+            issuer.domain(),
+            at(name)
+        );
+        let file = at("authgate.toml");
+        std::fs::write(&file, text).expect("a file");
+        for command in ["check", "run"] {
+            if (name, command) == ("good", "run") {
+                continue;
+            }
+            let mut program = program();
+            program.args([
+                command,
+                "--config",
+                &file,
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "off",
+            ]);
+            let output = run_to_end(program, "").await;
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(
+                output.status.code(),
+                Some(status),
+                "{command} {name}: {told}"
+            );
+            assert!(told.contains(words), "{command} {name}: {told}");
+        }
+    }
+}
+
+/// The issuer is no place that can be reached: its keys are.
+#[tokio::test]
+async fn check_online_says_that_the_keys_are_out_of_reach() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    std::fs::write(&file, Setup::new(&issuer, &upstream).text()).expect("a file");
+    issuer.go_down();
+    let mut program = program();
+    program
+        .arg("check")
+        .arg("--online")
+        .arg("--config")
+        .arg(&file);
+    program.args(["--upstream", &upstream.url()]);
+    let output = run_to_end(program, "").await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69), "{told}");
+    let domain = issuer.domain();
+    let expected = format!("https://{domain}/: keys from https://{domain}/.well-known/jwks.json: ");
+    assert!(told.contains(&expected), "{told}");
+}
+
 #[tokio::test]
 async fn a_revoked_key_takes_its_cached_tokens_along() {
     let issuer = Issuer::start();

@@ -1,9 +1,10 @@
-//! What becomes of the log, and of everything else, when standard output is not read.
+//! What stands in the log; and what becomes of it, and of everything else, when standard output is not read.
 
 use serde_json::Value;
 
 use crate::issuer::Issuer;
-use crate::support::{Client, Proxy, Request, Setup, Upstream, within};
+use crate::issuer::tokens::AUDIENCE;
+use crate::support::{Client, Findings, Proxy, Request, Setup, Upstream, within};
 
 /// Requests whose lines fill the pipe and everything that waits for it: more than 1 MiB of them.
 const ENOUGH: usize = 1500;
@@ -149,4 +150,79 @@ async fn the_end_of_the_log_is_whole() {
         proxy.output().lines().count(),
         "a line is torn"
     );
+}
+
+/// Whoever reads the line need not have the configuration at hand.
+#[tokio::test]
+async fn the_line_of_a_refusal_says_what_was_expected_and_what_was_found() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .auth0("max_token_age = \"1h\"\nroles_claim = \"https://your-app.com/roles\"")
+        .rest("[[route]]\npath = \"/role\"\nrequire = { any_role = [\"admin\"] }")
+        .rest("[[route]]\npath = \"/scope\"\nrequire = { scopes = [\"read:x\"] }")
+        .rest("[[route]]\npath = \"/org\"\nrequire = { organizations = [\"org_1\"] }")
+        .rest("[[route]]\npath = \"/not\"\nrequire = { not = { clients = [\"a\"] } }")
+        .start()
+        .await;
+    let user = || issuer.user("auth0|alice");
+    let iss = issuer.issuer();
+    let mut findings = Findings::default();
+    for (path, token, expected) in [
+        (
+            "/aud",
+            user().claim("aud", "https://other"),
+            format!("aud should name one of [\"{AUDIENCE}\"], and is [\"https://other\"]"),
+        ),
+        (
+            "/iss",
+            user().claim("iss", "https://other/"),
+            format!("iss should be \"{iss}\", to which the key belongs, and is \"https://other/\""),
+        ),
+        (
+            "/alg",
+            user().header("alg", "PS256"),
+            "alg is \"PS256\", not RS256".to_owned(),
+        ),
+        (
+            "/typ",
+            user().header("typ", "dpop+jwt"),
+            "typ should be at+jwt, JWT or none, and is \"dpop+jwt\"".to_owned(),
+        ),
+        (
+            "/age",
+            user().issued_ago(7200),
+            "auth0.max_token_age is 3600 s".to_owned(),
+        ),
+        (
+            "/role",
+            user().claim("https://your-app.com/roles", serde_json::json!(["user"])),
+            "any_role (https://your-app.com/roles) [\"admin\"] does not hold; found [\"user\"]"
+                .to_owned(),
+        ),
+        (
+            "/org",
+            user(),
+            "organizations [\"org_1\"] does not hold; found no such claim".to_owned(),
+        ),
+        (
+            "/scope",
+            user().claim("scope", "openid email"),
+            "needs scopes {\"read:x\"}; found \"openid email\"".to_owned(),
+        ),
+        ("/not", user().claim("azp", "a"), "does not hold".to_owned()),
+    ] {
+        let answer = proxy.send(&Request::get(path).bearer(&token.mint())).await;
+        let line = proxy.request_line(path).await;
+        let detail = line["detail"].as_str().unwrap_or_default().to_owned();
+        let is_told = [401, 403].contains(&answer.status()) && detail.contains(&expected);
+        findings.check(path, is_told, || format!("{}: {detail}", answer.status()));
+    }
+    findings.assert_none();
+    let event = proxy
+        .event("the audiences", |event| {
+            event["message"] == "accepting tokens"
+        })
+        .await;
+    assert_eq!(event["audience"], serde_json::json!([AUDIENCE]));
 }

@@ -9,6 +9,8 @@ use crate::jose::{JsonError, JwsError};
 pub enum ProofError {
     /// `alg` is not in `dpop.algorithms`.
     AlgorithmNotAllowed {
+        /// Those that would do.
+        expected: String,
         /// What the proof names.
         found: String,
     },
@@ -124,7 +126,9 @@ impl ProofError {
 impl fmt::Display for ProofError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AlgorithmNotAllowed { found } => write!(f, "alg is {found:?}"),
+            Self::AlgorithmNotAllowed { expected, found } => {
+                write!(f, "alg is {found:?}, not {expected}")
+            }
             Self::Claim(claim) => write!(f, "claim {claim:?} is missing or malformed"),
             Self::Jws(error) => error.fmt(f),
             Self::Key(why) => write!(f, "jwk: {why}"),
@@ -137,7 +141,7 @@ impl fmt::Display for ProofError {
             Self::Signature => f.write_str("signature does not match the jwk"),
             Self::Stale { iat, now } => write!(f, "iat is {iat:.0}; it is {now:.0}"),
             Self::TooLarge { length } => write!(f, "{length} bytes"),
-            Self::TypeNotAllowed { found } => write!(f, "typ is {found:?}"),
+            Self::TypeNotAllowed { found } => write!(f, "typ should be dpop+jwt, and is {found:?}"),
             Self::WrongKey => f.write_str("the thumbprint of jwk is not the token's cnf.jkt"),
             Self::WrongMethod { found } => write!(f, "htm is {found:?}"),
             Self::WrongTarget { found, expected } => {

@@ -20,6 +20,7 @@ pub use nonce::{NONCE_PERIOD, NonceAge, Nonces};
 pub use replay::{FreshProof, NotRecorded, ReplayCache, ReplayKey};
 pub use target::PublicOrigin;
 
+use super::verifier::names;
 use crate::clock::UnixTime;
 use crate::jose::{self, Algorithm, CompactJws, JwsError, Key};
 
@@ -127,6 +128,7 @@ impl ProofSettings {
         let algorithm = Algorithm::from_name(named)
             .filter(|algorithm| self.algorithms.contains(algorithm))
             .ok_or_else(|| ProofError::AlgorithmNotAllowed {
+                expected: names(&self.algorithms),
                 found: named.clone(),
             })?;
         let key = Key::from_proof(&jwk, algorithm).map_err(ProofError::Key)?;
