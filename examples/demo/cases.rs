@@ -18,100 +18,61 @@ pub(crate) struct Case {
     pub(crate) status: u16,
     /// Occurs in the body, or in a response header.
     pub(crate) word: &'static str,
+    /// What a person has just seen.
+    pub(crate) lesson: &'static str,
 }
 
-/// Mints the tokens of the demo into files, because a token is too long for a line that one reads.
-pub(crate) fn write_tokens(issuer: &Issuer, directory: &Path) -> io::Result<()> {
+/// Writes the fields that the lines send into files, which `curl -H @FILE` reads: a token is too long for a line
+/// that one reads.
+pub(crate) fn write_fields(issuer: &Issuer, directory: &Path) -> io::Result<()> {
     let user = || issuer.user("auth0|alice").claim(ROLES_CLAIM, vec!["user"]);
     let admin = issuer.user("auth0|grace").claim(ROLES_CLAIM, vec!["admin"]);
     for (name, token) in [
         ("user", user()),
         ("admin", admin),
         ("expired", user().issued_ago(7200).expires_in(-3600)),
-        (
-            "wrong-audience",
-            user().claim("aud", "https://another-api.com"),
-        ),
+        ("other-api", user().claim("aud", "https://another-api.com")),
     ] {
-        std::fs::write(directory.join(name), token.mint())?;
+        let field = format!("Authorization: Bearer {}\n", token.mint());
+        std::fs::write(directory.join(name), field)?;
     }
-    Ok(())
+    let grace = "X-Forwarded-User: auth0|grace\nX_Forwarded_User: auth0|grace\n";
+    std::fs::write(directory.join("pretend"), grace)
 }
 
 /// Every request worth trying, against the proxy at `address`.
-pub(crate) fn all(address: SocketAddr, tokens: &Path) -> Vec<Case> {
-    let bearer = |name: &str| {
-        let file = tokens.join(name);
-        format!("-H \"Authorization: Bearer $(cat '{}')\" ", file.display())
-    };
-    let spoofed = "-H 'X-Forwarded-User: auth0|grace' -H 'X_Forwarded_User: auth0|grace' ";
-    let case = |title, options: String, target: &str, status, word| Case {
+#[rustfmt::skip]
+pub(crate) fn all(address: SocketAddr) -> Vec<Case> {
+    let rows = [
+        ("no token", "", "/api/agents", 401, "token_missing",
+            "Nobody gets in without a token."),
+        ("a user", "-H @user ", "/api/agents", 200, "\"user\":\"auth0|alice\"",
+            "The agent is told who calls."),
+        ("a user, streaming", "-N -X POST -H @user ", "/api/agents/weather/stream", 200, "data: [DONE]",
+            "Each event passes as the agent sends it."),
+        ("a user among admins", "-H @user ", "/admin/users", 403, "rule_denied",
+            "The rule for /admin asks for a role that alice has not."),
+        ("an admin", "-H @admin ", "/admin/users", 200, "\"user\":\"auth0|grace\"",
+            "Grace has it."),
+        ("an expired token", "-H @expired ", "/api/agents", 401, "token_expired",
+            "The answer says what is wrong with a token."),
+        ("a token for another API", "-H @other-api ", "/api/agents", 401, "token_wrong_audience",
+            "A good token of another API is none here."),
+        ("a public route", "", "/health", 200, "\"success\":true",
+            "A route can be for everybody."),
+        ("a user who claims to be another", "-H @user -H @pretend ", "/api/agents", 200, "\"user\":\"auth0|alice\"",
+            "Who pretends to be grace is alice still."),
+        ("the same on a public route", "-H @pretend ", "/health", 200, "\"user\":null",
+            "Without a token there is no user."),
+    ];
+    let case = |(title, options, target, status, word, lesson)| Case {
         title,
-        command: format!("curl -sSi {options}http://{address}{target}"),
+        command: format!("curl -i {options}{address}{target}"),
         status,
         word,
+        lesson,
     };
-    let none = String::new;
-    vec![
-        case("no token", none(), "/api/agents", 401, "token_missing"),
-        case(
-            "a user",
-            bearer("user"),
-            "/api/agents",
-            200,
-            "\"user\":\"auth0|alice\"",
-        ),
-        case(
-            "a user, streaming",
-            format!("-N -X POST {}", bearer("user")),
-            "/api/agents/weather/stream",
-            200,
-            "data: [DONE]",
-        ),
-        case(
-            "a user among admins",
-            bearer("user"),
-            "/admin/users",
-            403,
-            "rule_denied",
-        ),
-        case(
-            "an admin",
-            bearer("admin"),
-            "/admin/users",
-            200,
-            "\"user\":\"auth0|grace\"",
-        ),
-        case(
-            "an expired token",
-            bearer("expired"),
-            "/api/agents",
-            401,
-            "token_expired",
-        ),
-        case(
-            "a token for another API",
-            bearer("wrong-audience"),
-            "/api/agents",
-            401,
-            "token_wrong_audience",
-        ),
-        case("a public route", none(), "/health", 200, "\"success\":true"),
-        case(
-            "a user who claims to be another",
-            format!("{spoofed}{}", bearer("user")),
-            "/api/agents",
-            200,
-            "\"user\":\"auth0|alice\"",
-        ),
-        case(
-            "the same on a public route",
-            spoofed.to_owned(),
-            "/health",
-            200,
-            "\"user\":null",
-        ),
-    ]
+    rows.map(case).into()
 }
 
 /// What became of a case that was run.
@@ -136,9 +97,10 @@ impl fmt::Display for Outcome {
 }
 
 impl Case {
-    /// Runs the line exactly as it is printed.
-    pub(crate) fn run(&self) -> Outcome {
+    /// Runs the line exactly as it is printed, in the directory of the demo.
+    pub(crate) fn run(&self, directory: &Path) -> Outcome {
         let output = match Command::new("/bin/sh")
+            .current_dir(directory)
             .arg("-c")
             .arg(&self.command)
             .output()

@@ -1,7 +1,7 @@
 //! authgate at work, with nothing else installed: a stand-in Auth0 tenant, a small agent, and authgate
 //! between them, configured by a file as it would be anywhere.
 //!
-//! `cargo run --release --example demo` prints curl lines to try and serves until Ctrl-C.
+//! `cargo run --profile demo --example demo` prints curl lines to try and serves until Ctrl-C.
 //! `--self-test` runs those lines itself and compares. `--listen ADDRESS` moves it from port 8080.
 
 mod agent;
@@ -20,21 +20,23 @@ mod issuer;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read as _, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::thread::JoinHandle;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use cases::{Case, ROLES_CLAIM};
 use issuer::Issuer;
 use issuer::port::Port;
 use issuer::tokens::AUDIENCE;
-use tempfile::TempDir;
 
 const USAGE: &str = "usage: demo [--self-test] [--listen ADDRESS]";
+/// Runs authgate itself, with its file as the next argument, until standard input ends.
+const AUTHGATE: &str = "--authgate";
 const DEFAULT_PORT: u16 = 8080;
 const PATIENCE: Duration = Duration::from_secs(20);
 const BACK_OFF: Duration = Duration::from_millis(10);
@@ -66,6 +68,10 @@ struct Options {
 fn main() -> ExitCode {
     if foreign_variables().any(|name| std::env::var_os(name).is_some()) {
         return relaunch_without_foreign_variables();
+    }
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == AUTHGATE) {
+        return authgate_until_abandoned(arguments.next().unwrap_or_default());
     }
     let options = match options(std::env::args().skip(1)) {
         Ok(options) => options,
@@ -115,26 +121,102 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Strin
 fn demonstrate(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let issuer = Issuer::start();
     let agent = agent::start()?;
-    let directory = TempDir::new()?;
+    let directory = tempfile::Builder::new().prefix("authgate-").tempdir()?;
     let mut out = io::stdout();
 
-    // Holds a port while nothing listens on it, so that it can be printed before authgate takes it.
-    let reserved = Port::reserve();
+    // Each holds a port while nothing listens on it, so that it can be printed before authgate takes it.
+    let (reserved, admin) = (Port::reserve(), Port::reserve());
     let listen = listen_address(options, &reserved, &mut out)?;
-    let config = configuration(&issuer, agent, listen);
     let file = directory.path().join("authgate.toml");
-    std::fs::write(&file, &config)?;
-    cases::write_tokens(&issuer, directory.path())?;
-    writeln!(out, "# {}\n{config}", file.display())?;
+    std::fs::write(
+        &file,
+        configuration(&issuer, agent, listen, admin.address()),
+    )?;
+    cases::write_fields(&issuer, directory.path())?;
 
-    let gate = start_gate(&file, options.self_test)?;
-    let cases = cases::all(listen, directory.path());
-    wait_until_serving(&gate, listen, &directory.path().join("user"))?;
-    if options.self_test {
-        return Ok(self_test(&cases, &mut out)?);
+    let log = directory.path().join("authgate.log");
+    let mut gate = Gate::start(&file, File::create(&log)?)?;
+    if let Err(error) = gate.wait_until_ready(admin.address()) {
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        return Err(format!("{error}\n{log}").into());
     }
-    print_cases(&cases, &mut out)?;
-    gate.join().map_err(|_| "authgate has panicked".into())
+    let cases = cases::all(listen);
+    if options.self_test {
+        return Ok(self_test(&cases, directory.path(), &mut out)?);
+    }
+    print_cases(&cases, listen, directory.path(), &mut out)?;
+    let ended = gate.0.wait()?;
+    let code = ended.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.unwrap_or(1).into())
+}
+
+/// authgate in a process of its own, so that its log is not between the demo's words. It ends with the demo.
+struct Gate(Child);
+
+impl Gate {
+    fn start(file: &Path, log: File) -> io::Result<Self> {
+        let stderr = log.try_clone()?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg(AUTHGATE)
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(log)
+            .stderr(stderr)
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Ready is with the keys of the tenant: until then a good token is answered by 503.
+    fn wait_until_ready(&mut self, admin: SocketAddr) -> Result<(), Box<dyn Error>> {
+        let begun = Instant::now();
+        loop {
+            if let Some(ended) = self.0.try_wait()? {
+                return Err(format!("authgate has ended: {ended}").into());
+            }
+            let failure = match ask_ready(admin) {
+                Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => return Ok(()),
+                Ok(answer) => answer,
+                Err(error) => error.to_string(),
+            };
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("authgate is not ready: {failure}").into());
+            }
+            std::thread::sleep(BACK_OFF);
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended: io::Result<ExitStatus> = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Whatever comes first: the end of authgate, or that of the demo, which holds the other end of standard input.
+fn authgate_until_abandoned(file: OsString) -> ExitCode {
+    let (ends, ended) = mpsc::channel();
+    let abandoned = ends.clone();
+    std::thread::spawn(move || {
+        let _end = io::copy(&mut io::stdin(), &mut io::sink());
+        abandoned.send(ExitCode::SUCCESS)
+    });
+    std::thread::spawn(move || {
+        ends.send(authgate::run(["authgate".into(), "--config".into(), file]))
+    });
+    ended.recv().unwrap_or(ExitCode::FAILURE)
+}
+
+fn ask_ready(admin: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 fn listen_address(
@@ -163,13 +245,18 @@ fn listen_address(
     }
 }
 
-fn configuration(issuer: &Issuer, agent: SocketAddr, listen: SocketAddr) -> String {
+fn configuration(
+    issuer: &Issuer,
+    agent: SocketAddr,
+    listen: SocketAddr,
+    admin: SocketAddr,
+) -> String {
     let domain = issuer.domain();
     let ca_file = issuer.ca_file().display();
     format!(
         r#"listen   = "{listen}"
 upstream = "http://{agent}"
-admin    = "127.0.0.1:0"
+admin    = "{admin}"
 
 [auth0]
 domain      = "{domain}"
@@ -194,72 +281,33 @@ require = {{ any_role = ["admin"] }}
     )
 }
 
-fn start_gate(file: &Path, quiet: bool) -> io::Result<JoinHandle<ExitCode>> {
-    let mut arguments = vec![OsString::from("authgate"), "--config".into(), file.into()];
-    if quiet {
-        arguments.extend(["--log".into(), "warn".into()]);
-    }
-    std::thread::Builder::new()
-        .name("authgate".to_owned())
-        .spawn(move || authgate::run(arguments))
-}
-
-/// Serving means that the keys are there too: until then a good token is answered by 503.
-fn wait_until_serving(
-    gate: &JoinHandle<ExitCode>,
-    address: SocketAddr,
-    token_file: &Path,
-) -> Result<(), Box<dyn Error>> {
-    let token = std::fs::read_to_string(token_file)?;
-    let begun = Instant::now();
-    loop {
-        if gate.is_finished() {
-            return Err("authgate has ended before it served".into());
-        }
-        let failure = match probe(address, &token) {
-            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => return Ok(()),
-            Ok(answer) => answer,
-            Err(error) => error.to_string(),
-        };
-        if begun.elapsed() > PATIENCE {
-            return Err(format!("authgate does not serve: {failure}").into());
-        }
-        std::thread::sleep(BACK_OFF);
-    }
-}
-
-fn probe(address: SocketAddr, token: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "GET /api/agents HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n\
-         Connection: close\r\n\r\n"
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn print_cases(cases: &[Case], out: &mut impl Write) -> io::Result<()> {
+/// What fits a screen of 24 lines with 80 columns.
+fn print_cases(
+    cases: &[Case],
+    listen: SocketAddr,
+    directory: &Path,
+    out: &mut impl Write,
+) -> io::Result<()> {
     writeln!(
         out,
-        "Try these in another terminal. Ctrl-C ends the demo.\n"
+        "authgate serves an agent at {listen}. Ctrl-C ends it. In another terminal:\n\
+         cd {}    # with authgate.toml and authgate.log",
+        directory.display()
     )?;
-    for case in cases {
+    for (number, case) in (1..).zip(cases) {
         writeln!(
             out,
-            "# {}: shows {} and {}\n{}\n",
-            case.title, case.status, case.word, case.command
+            "{number:>2}  {}\n      {} {} - {}",
+            case.command, case.status, case.word, case.lesson
         )?;
     }
     Ok(())
 }
 
-fn self_test(cases: &[Case], out: &mut impl Write) -> io::Result<ExitCode> {
+fn self_test(cases: &[Case], directory: &Path, out: &mut impl Write) -> io::Result<ExitCode> {
     let mut failed = Vec::new();
     for case in cases {
-        let outcome = case.run();
+        let outcome = case.run(directory);
         writeln!(
             out,
             "{:<34}{:<5}{:<26}{outcome}",
