@@ -139,12 +139,12 @@ impl Proxy {
             None => self.canonical(&exchange.settings.config, head, &body, &client),
             Some(why) => Err(Refusal::Exhausted(why)),
         };
+        // Read in place from here on: it is large, and moving it costs.
         let (request, answer) = match canonical {
-            Ok(request) => {
+            Ok(ref request) => {
                 let body = ClientBody::new(body);
-                let answer = self.handle(&request, body, on_upgrade, &client, &mut exchange);
-                let answer = answer.await;
-                (Some(request), answer)
+                let answer = self.handle(request, body, on_upgrade, &client, &mut exchange);
+                (Some(request), answer.await)
             }
             Err(refusal) => (None, Err(refusal)),
         };
@@ -180,7 +180,7 @@ impl Proxy {
             }
             Err(refusal) => {
                 is_last |= refusal.leaves_framing_in_doubt();
-                let realm = Realm::of(&settings.config, request.as_ref(), &messages, &refusal);
+                let realm = Realm::of(&settings.config, request, &messages, &refusal);
                 let schemes = Schemes::new(&settings.config, credentials);
                 let reader = match &rpc {
                     _ if is_grpc => Reader::Grpc,
@@ -216,11 +216,11 @@ impl Proxy {
             client.saw_fragment(),
             declared,
             !body.is_end_stream(),
-        )?;
-        if is_loop {
+        );
+        if is_loop && request.is_ok() {
             return Err(Refusal::Loop);
         }
-        Ok(request)
+        request
     }
 
     /// The straight path.
@@ -255,8 +255,7 @@ impl Proxy {
             return Ok(Answer::Own(options_answer(origin, request_id)));
         }
         let config = &settings.config;
-        let principal = message::principal(&permit);
-        let bind = |keys| mcp::bind_request(keys, request.headers(), principal);
+        let bind = |keys| mcp::bind_request(keys, request.headers(), message::principal(&permit));
         let session = settings.sessions.as_ref().map(bind).transpose();
         let session = session.map_err(|mcp::UnknownSession| Refusal::UnknownSession)?;
         // Boxed, as are the futures of its work, so that they take no room in those of ordinary requests.
@@ -324,8 +323,7 @@ impl Proxy {
             let cors = settings.config.cors.as_ref();
             exchange.origin = Origin::of(request.headers(), cors);
             exchange.settings = Arc::clone(&settings);
-            let is_trusted = peer_is_trusted(&settings.config, client);
-            let forwarded_host = is_trusted
+            let forwarded_host = peer_is_trusted(&settings.config, client)
                 .then(|| headers::forwarded_host(request.headers()))
                 .flatten();
             let forwarded_host = forwarded_host.as_ref();
@@ -597,7 +595,7 @@ pub(crate) fn canonical(
     if has_fragment {
         return Err(Refusal::Path(PathError::ForbiddenByte(b'#')));
     }
-    Ok(CanonicalRequest::new(head, has_body)?)
+    CanonicalRequest::new(head, has_body).map_err(Refusal::from)
 }
 
 /// What a request must satisfy under the configuration that decides on it, before anything else is looked
