@@ -48,7 +48,7 @@ pub enum HeadError {
     /// A transfer coding other than one `chunked`, or beside a content length (RFC 9112 §6.1, §6.3): the next
     /// server may frame it differently.
     TransferEncoding,
-    /// An upgrade to something else than WebSocket.
+    /// A WebSocket handshake that is not whole. Its client expects no ordinary answer.
     Upgrade,
     /// A WebSocket handshake with a body: nobody could say where it ends and the frames begin.
     UpgradeWithBody,
@@ -69,7 +69,9 @@ impl fmt::Display for HeadError {
             Self::TransferEncoding => f.write_str(
                 "Transfer-Encoding is not exactly one \"chunked\", or stands beside Content-Length",
             ),
-            Self::Upgrade => f.write_str("only upgrades to websocket are served"),
+            Self::Upgrade => f.write_str(
+                "a WebSocket handshake is a GET with Connection: upgrade that offers nothing beside websocket",
+            ),
             Self::UpgradeWithBody => f.write_str("a WebSocket handshake has no body"),
         }
     }
@@ -114,7 +116,7 @@ pub fn check_head(head: &request::Parts) -> Result<Host, HeadError> {
             return Err(HeadError::TransferEncoding);
         }
     }
-    if head.headers.contains_key(UPGRADE) {
+    if asks_for_websocket(head) {
         if !is_websocket_upgrade(head) {
             return Err(HeadError::Upgrade);
         }
@@ -147,6 +149,23 @@ fn announces_body(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH);
     headers.contains_key(TRANSFER_ENCODING)
         || length.is_some_and(|length| length.as_bytes().iter().any(|digit| *digit != b'0'))
+}
+
+/// Whether a request asks for a WebSocket, soundly or not. Any other `Upgrade` is only an offer: a server may
+/// ignore it, and ignores every one over HTTP/1.0 (RFC 9110 §7.8). Java's `HttpClient` offers `h2c` in each
+/// request. It is removed with the fields of the connection.
+fn asks_for_websocket(head: &request::Parts) -> bool {
+    let is_websocket = |offer: &[u8]| {
+        let name = offer.split(|byte| *byte == b'/').next();
+        name.is_some_and(|name| name.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+    };
+    let mut lines = head.headers.get_all(UPGRADE).iter();
+    head.version == Version::HTTP_11
+        && lines.any(|line| {
+            line.as_bytes()
+                .split(|byte| *byte == b',')
+                .any(is_websocket)
+        })
 }
 
 /// RFC 6455 §4.1: a GET over HTTP/1.1 that asks for `websocket` and nothing else.
@@ -488,12 +507,6 @@ mod tests {
             (
                 "GET",
                 "/",
-                &[("host", "a"), ("connection", "upgrade"), ("upgrade", "h2c")],
-                HeadError::Upgrade,
-            ),
-            (
-                "GET",
-                "/",
                 &[("host", "a"), ("upgrade", "websocket")],
                 HeadError::Upgrade,
             ),
@@ -534,6 +547,40 @@ mod tests {
                 Err(expected),
                 "{method} {uri} {headers:?}"
             );
+        }
+    }
+
+    #[test]
+    fn an_offer_of_another_protocol_is_no_flaw() {
+        for (version, fields, sound) in [
+            (Version::HTTP_11, &[("upgrade", "h2c")][..], true),
+            (Version::HTTP_11, &[("upgrade", "TLS/1.0, foo")], true),
+            (Version::HTTP_11, &[("upgrade", "")], true),
+            (
+                Version::HTTP_11,
+                &[("upgrade", "h2c"), ("content-length", "5")],
+                true,
+            ),
+            (
+                Version::HTTP_11,
+                &[("upgrade", "websockets, x/websocket")],
+                true,
+            ),
+            (Version::HTTP_11, &[("upgrade", "h2c, WebSocket")], false),
+            (Version::HTTP_11, &[("upgrade", "websocket/13")], false),
+            (
+                Version::HTTP_11,
+                &[("upgrade", "h2c"), ("upgrade", "websocket")],
+                false,
+            ),
+            (Version::HTTP_10, &[("upgrade", "websocket")], true),
+            (Version::HTTP_10, &[("upgrade", "h2c")], true),
+        ] {
+            let common = [("host", "a"), ("connection", "upgrade")];
+            let mut head = head("POST", "/", &[&common[..], fields].concat());
+            head.version = version;
+            let expected = (!sound).then_some(HeadError::Upgrade);
+            assert_eq!(check_head(&head).err(), expected, "{version:?} {fields:?}");
         }
     }
 

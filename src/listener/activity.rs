@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -54,6 +55,8 @@ pub(super) struct Activity {
     /// Interim answers that wait for a place between hyper's writes.
     interim: Mutex<Vec<u8>>,
     has_interim: AtomicBool,
+    /// Where hyper hands over the connection once it is done with it, after a request with `Upgrade`.
+    on_upgrade: Mutex<Option<OnUpgrade>>,
     /// Held by one request of the connection at a time.
     pub(super) standing: tokio::sync::Mutex<Standing>,
     connections: Arc<Connections>,
@@ -122,6 +125,7 @@ impl Activity {
             between_requests: AtomicBool::new(true),
             switched: AtomicBool::new(false),
             interim: Mutex::new(Vec::new()),
+            on_upgrade: Mutex::new(None),
             has_interim: AtomicBool::new(false),
             standing: tokio::sync::Mutex::default(),
         }
@@ -217,6 +221,22 @@ impl Activity {
     /// Whether the last request has a body that was not read to its end.
     pub(super) fn has_open_body(&self) -> bool {
         self.body_open.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what the latest request with `Upgrade` came with. hyper hands the connection over there when it is
+    /// done, whether or not anything was switched.
+    fn leave_upgrade(&self, on_upgrade: OnUpgrade) {
+        *self.on_upgrade() = Some(on_upgrade);
+    }
+
+    pub(super) fn take_upgrade(&self) -> Option<OnUpgrade> {
+        self.on_upgrade().take()
+    }
+
+    fn on_upgrade(&self) -> MutexGuard<'_, Option<OnUpgrade>> {
+        self.on_upgrade
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the connection is doing, as far as it is known.
@@ -520,6 +540,9 @@ impl<H: Handler> Service<Request<Incoming>> for Counted<H> {
         let has_body = !request.body().is_end_stream();
         if has_body {
             self.restore_length(&mut request);
+        }
+        if let Some(on_upgrade) = request.extensions_mut().remove() {
+            self.client.0.activity.leave_upgrade(on_upgrade);
         }
         let (admission, refused) = match self.admit(&request) {
             Ok(admission) => (admission, None),

@@ -13,6 +13,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -252,6 +253,8 @@ async fn serve_http<S, H>(
     let why = unreadable(&ended, &activity, &settings);
     ended.log();
     let Some(http1::Parts { io, read_buf, .. }) = connection.into_parts() else {
+        // Boxed, so that it takes no room in the tasks of all others.
+        Box::pin(close_unswitched::<S>(&activity)).await;
         return;
     };
     drop(read_buf);
@@ -261,6 +264,24 @@ async fn serve_http<S, H>(
         watched.farewell(&last_words).await;
     } else if watched.needs_farewell() && matches!(ended, Ended::ByItself(_)) {
         watched.farewell(b"").await;
+    }
+}
+
+/// Ends a connection that hyper takes for switched, if nobody has switched it: an `Upgrade` that is ignored, or
+/// a WebSocket that the upstream has declined, stays pending in hyper to the end of the connection, which is
+/// then handed over instead of shut down.
+async fn close_unswitched<S>(activity: &Activity)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Some(on_upgrade) = activity.take_upgrade() else {
+        return;
+    };
+    let parts = on_upgrade
+        .await
+        .map(Upgraded::downcast::<TokioIo<Watched<S>>>);
+    if let Ok(Ok(parts)) = parts {
+        parts.io.into_inner().close().await;
     }
 }
 

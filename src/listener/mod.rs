@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use ipnet::IpNet;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
@@ -201,6 +202,12 @@ impl Client {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.0.phase.borrow() != Phase::Serving
+    }
+
+    /// The connection behind `101`, for whoever answers so the latest request that asked for an upgrade.
+    #[must_use]
+    pub fn take_upgrade(&self) -> Option<OnUpgrade> {
+        self.0.activity.take_upgrade()
     }
 
     /// The connection's slot, for a tunnel that outlives it.

@@ -143,6 +143,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Watched<S> {
         }
     }
 
+    /// Ends the connection as it ends where hyper does so.
+    pub(super) async fn close(mut self) {
+        if self.needs_farewell() {
+            return self.farewell(b"").await;
+        }
+        // A client that takes nothing any more misses only the end.
+        _ = tokio::time::timeout(MAX_FAREWELL, self.stream.shutdown()).await;
+    }
+
     /// How much of so much space may be filled, once that is leased.
     fn poll_allowed(&mut self, cx: &Context<'_>, space: usize) -> Poll<usize> {
         if !self.http1 {

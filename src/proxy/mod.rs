@@ -26,7 +26,6 @@ use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue}
 use http::{Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 
 pub use body::{Body, BodyError};
 pub(crate) use challenge::Realm;
@@ -110,7 +109,7 @@ impl Proxy {
     /// refused for want of room comes here too.
     pub async fn serve(
         self: Arc<Self>,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         client: Client,
         refused: Option<Exhausted>,
     ) -> Response<Body> {
@@ -133,7 +132,6 @@ impl Proxy {
         let is_grpc = headers::is_grpc(request.headers());
         let credentials = Credentials::under(&exchange.settings.config, request.headers());
         let mut is_last = client.is_draining();
-        let on_upgrade = hyper::upgrade::on(&mut request);
         let (head, body) = request.into_parts();
         let canonical = match refused {
             None => self.canonical(&exchange.settings.config, head, &body, &client),
@@ -143,7 +141,7 @@ impl Proxy {
         let (request, answer) = match canonical {
             Ok(ref request) => {
                 let body = ClientBody::new(body);
-                let answer = self.handle(request, body, on_upgrade, &client, &mut exchange);
+                let answer = self.handle(request, body, &client, &mut exchange);
                 (Some(request), answer.await)
             }
             Err(refusal) => (None, Err(refusal)),
@@ -228,7 +226,6 @@ impl Proxy {
         &self,
         request: &CanonicalRequest,
         mut body: ClientBody,
-        on_upgrade: OnUpgrade,
         client: &Client,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
@@ -290,7 +287,7 @@ impl Proxy {
             let (mut answer, place) = answer;
             log.answered();
             bind_answer(settings, answer.headers_mut(), &permit)?;
-            return tunnel::open(answer, place, on_upgrade, request_id, client);
+            return tunnel::open(answer, place, request_id, client);
         }
         let interim = Self::interim_to(client, version);
         let answer = upstream.send(body, authorize, *expiry, interim, asker);

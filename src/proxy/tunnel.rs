@@ -49,7 +49,6 @@ type Writer = WriteHalf<TokioIo<Upgraded>>;
 pub(super) fn open(
     mut response: Response<Incoming>,
     place: Place,
-    client: OnUpgrade,
     request_id: &HeaderValue,
     connection: &Client,
 ) -> Result<Answer, Refusal> {
@@ -57,6 +56,8 @@ pub(super) fn open(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         headers::rewrite_switching_response(response.headers_mut(), request_id)
             .map_err(too_many)?;
+        let client = connection.take_upgrade();
+        let client = client.ok_or(Refusal::Upstream(Failure::UnaskedUpgrade))?;
         return Ok(Answer::Switched(Switched {
             response,
             client,

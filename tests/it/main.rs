@@ -47,5 +47,6 @@ mod streaming;
 mod support;
 mod tls;
 mod tokens;
+mod upgrades;
 mod upstream_http2;
 mod upstream_room;

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -183,6 +184,33 @@ async fn clients_choose_version_and_protocol() {
     let mut client = H2::over(stream).await;
     let request = http::Request::get("https://a/x").body(Full::<Bytes>::default());
     assert_eq!(client.send(request.expect("a request")).await.status(), 401);
+}
+
+/// An offer that is not taken up changes nothing about the end: hyper hands such a connection over instead of
+/// closing it.
+#[tokio::test]
+async fn a_connection_with_an_offer_ends_with_close_notify() {
+    let issuer = Issuer::start();
+    let authority = Authority::new();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream)
+        .rest(&authority.table())
+        .start()
+        .await;
+    let token = issuer.user("auth0|alice").mint();
+    for offer in ["", "Connection: Upgrade\r\nUpgrade: h2c\r\n"] {
+        let connector = authority.connector(&["http/1.1"], &[&TLS13], None);
+        let mut stream = connect(&connector, proxy.data).await;
+        let request = format!(
+            "GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{offer}Connection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.expect("room");
+        let mut answer = Vec::new();
+        // Without a close_notify, the end is an error.
+        let read = within("the end", stream.read_to_end(&mut answer)).await;
+        read.expect("a whole stream");
+        assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(b"hello"));
+    }
 }
 
 #[tokio::test]
