@@ -272,9 +272,12 @@ where
     tokio::select! {
         biased;
         answer = &mut answer => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => answer.await,
-            Err(error) => Err(FetchError::Http(error)),
+        // It may end badly behind an answer that is whole by its own framing, with which it has come in one
+        // piece: many servers close without the close_notify of TLS. An answer that only the end of the
+        // connection ends is an error in itself then (RFC 9112 §9.8), since it may have been cut.
+        ended = &mut connection => match (answer.await, ended) {
+            (Err(FetchError::Http(_)), Err(error)) => Err(FetchError::Http(error)),
+            (answer, _) => answer,
         },
     }
 }
@@ -334,4 +337,117 @@ pub fn check_file(source: &KeySource, algorithms: &[Algorithm]) -> Result<(), Ke
     let document = read_whole(file).map_err(|error| fail(&error))?;
     KeySet::parse(&document, algorithms).map_err(|error| fail(&error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::get_over;
+    use hyper_util::rt::TokioIo;
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    /// A server that says this as soon as it is asked anything, and breaks.
+    struct Broken {
+        says: Vec<u8>,
+        error: io::ErrorKind,
+        is_asked: bool,
+    }
+
+    impl Broken {
+        fn new(says: &str, error: io::ErrorKind) -> TokioIo<Self> {
+            TokioIo::new(Self {
+                says: says.into(),
+                error,
+                is_asked: false,
+            })
+        }
+    }
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.is_asked {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if self.says.is_empty() {
+                return Poll::Ready(Err(self.error.into()));
+            }
+            let turn = self.says.len().min(buffer.remaining());
+            let rest = self.says.split_off(turn);
+            buffer.put_slice(&self.says);
+            self.says = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Broken {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_asked = true;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_whole_by_its_framing_counts_however_the_connection_ends() {
+        let url = "https://tenant.example.com/jwks.json"
+            .parse()
+            .expect("a URL");
+        for (fields, body, expected) in [
+            ("Content-Length: 5", "hello", Some("hello")),
+            (
+                "Content-Length: 5\r\nConnection: close",
+                "hello",
+                Some("hello"),
+            ),
+            ("Content-Length: 0", "", Some("")),
+            (
+                "Transfer-Encoding: chunked",
+                "5\r\nhello\r\n0\r\n\r\n",
+                Some("hello"),
+            ),
+            // Cut short, or perhaps cut short.
+            ("Content-Length: 6", "hello", None),
+            ("Content-Length: 6\r\nConnection: close", "hello", None),
+            ("Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n", None),
+            ("Transfer-Encoding: chunked", "5\r\nhello\r\n", None),
+            ("Transfer-Encoding: chunked", "5\r\nhel", None),
+            ("Connection: close", "hello", None),
+            ("Content-Type: application/json", "hello", None),
+            ("Connection: close", "", None),
+        ] {
+            for kind in [
+                io::ErrorKind::UnexpectedEof,
+                io::ErrorKind::ConnectionReset,
+                io::ErrorKind::TimedOut,
+            ] {
+                let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{body}");
+                let read = get_over(Broken::new(&answer, kind), &url).await.ok();
+                let expected = expected.map(Into::into);
+                assert_eq!(read, expected, "{fields:?} {body:?} {kind}");
+            }
+        }
+        for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"] {
+            let broken = Broken::new(answer, io::ErrorKind::ConnectionReset);
+            let read = get_over(broken, &url).await;
+            read.expect_err("half a head is no answer");
+        }
+    }
 }

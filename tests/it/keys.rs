@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::issuer::keys::{Algorithm, SigningKey};
@@ -431,6 +431,63 @@ async fn answers_that_are_no_key_set_are_refused() {
         "was followed".to_owned()
     });
     findings.assert_none();
+}
+
+/// Servers, balancers and proxies that read along close without the `close_notify` of TLS. What was framed is
+/// whole all the same; what only the end of the connection ends may have been cut.
+#[tokio::test]
+async fn a_whole_key_set_counts_without_a_close_notify() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let token = issuer.user("auth0|alice").mint();
+    let keys = json!({ "keys": [issuer.key().jwk()] }).to_string();
+    let length = keys.len();
+    for (framing, body, is_whole) in [
+        (format!("Content-Length: {length}"), keys.clone(), true),
+        (
+            "Transfer-Encoding: chunked".to_owned(),
+            format!("{length:x}\r\n{keys}\r\n0\r\n\r\n"),
+            true,
+        ),
+        (
+            format!("Content-Length: {}", length + 1),
+            keys.clone(),
+            false,
+        ),
+        ("Connection: close".to_owned(), keys.clone(), false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("a bound socket").port();
+        let tls = issuer.tls_acceptor();
+        let answer = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{body}");
+        let server = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let mut stream = tls.accept(stream).await.expect("a handshake");
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    assert_ne!(stream.read_buf(&mut head).await.expect("a request"), 0);
+                }
+                stream.write_all(answer.as_bytes()).await.expect("room");
+                stream.flush().await.expect("room");
+                // Dropped without a shutdown.
+            }
+        });
+        let proxy = Setup::new(&issuer, &upstream)
+            .keys(&format!("url = \"https://localhost:{port}/keys\""))
+            .launch()
+            .await;
+        if is_whole {
+            proxy.ready().await;
+            let failed = |event: &Value| event["message"] == "key fetch failed";
+            assert!(!proxy.events().iter().any(failed), "{framing}");
+            assert_eq!(get(&proxy, &token).await.status(), 200, "{framing}");
+        } else {
+            fetch_failed(&proxy).await;
+            assert_own(&get(&proxy, &token).await, 503, "keys_unavailable");
+        }
+        server.abort();
+    }
 }
 
 #[tokio::test]
@@ -909,7 +966,7 @@ async fn only_so_many_wait_for_a_fetch() {
         }
         connections.push(connection);
     }
-    let is_refused = |event: &serde_json::Value| event["code"] == "keys_unavailable";
+    let is_refused = |event: &Value| event["code"] == "keys_unavailable";
     within("those that cannot wait", async {
         while proxy
             .events()
