@@ -425,6 +425,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ("workers = \"many\"", "workers", "write \"auto\" or a number from 1 to 256"),
     ("log = \"info,authgate=loud\"", "log", "is not a log filter"),
     ("trusted_proxies = [\"10.0.0.0/40\"]", "trusted_proxies", "\"10.0.0.0/40\" is not a network"),
+    ("trusted_proxies = [\"::ffff:10.0.0.0/8\"]", "trusted_proxies", "is a network of IPv4-mapped addresses that reaches beyond them"),
     ("[tls]\ncert_file = \"a.pem\"", "tls.key_file", "is missing"),
     ("[tls]\nkey_file = \"a.pem\"", "tls.cert_file", "is missing"),
     ("[tls]\ncert_file = \"a.pem\"\nkey_file = \" \"", "tls.key_file", "is missing"),
@@ -872,6 +873,10 @@ const UNSEEN: &[(&str, &str)] = &[
     ),
     ("is not a log filter", "a language of its own"),
     ("is not a network", "numbers within a text"),
+    (
+        "is a network of IPv4-mapped addresses",
+        "numbers within a text",
+    ),
     ("is not a host", "host names"),
     ("holds \"A.EXAMPLE\" twice", "two spellings of one host"),
     ("has no usable host and port", "numbers within a text"),

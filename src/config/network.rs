@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::reader::{Problems, Section};
 use super::sources::Sourced;
@@ -289,19 +289,39 @@ pub(super) fn trusted_proxies(section: &mut Section, problems: &mut Problems) ->
         .unwrap_or_default();
     let mut networks = Vec::new();
     for text in list {
-        let network = text
-            .parse()
-            .ok()
-            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-        match network {
-            Some(network) => networks.push(network),
-            None => problems.error(
-                &path,
-                format!("{text:?} is not a network; write one such as \"10.0.0.0/8\""),
-            ),
+        match network(&text) {
+            Ok(network) => networks.push(network),
+            Err(why) => problems.error(&path, format!("{text:?} {why}")),
         }
     }
     networks
+}
+
+/// A network or an address. Peers are compared by their canonical address, so a network of IPv4-mapped ones
+/// (`::ffff:10.0.0.0/104`, RFC 4291 §2.5.5.2) is read as the IPv4 network that it is: logs and tools print
+/// addresses so, and they are copied from there.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    const MAPPED_PREFIX: u8 = 96;
+    let network = text
+        .parse()
+        .ok()
+        .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        .ok_or("is not a network; write one such as \"10.0.0.0/8\"")?;
+    let IpAddr::V4(mapped) = network.addr().to_canonical() else {
+        return Ok(network);
+    };
+    if network.addr().is_ipv4() {
+        return Ok(network);
+    }
+    network
+        .prefix_len()
+        .checked_sub(MAPPED_PREFIX)
+        .and_then(|prefix| Ipv4Net::new(mapped, prefix).ok())
+        .map(IpNet::V4)
+        .ok_or(
+            "is a network of IPv4-mapped addresses that reaches beyond them; write the IPv4 network, \
+             such as \"10.0.0.0/8\"",
+        )
 }
 
 /// Whether the connections of trusted proxies begin with a PROXY header.
@@ -426,4 +446,37 @@ pub(super) fn timeouts(mut section: Section, problems: &mut Problems) -> Timeout
     };
     section.finish(problems);
     timeouts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network;
+
+    #[test]
+    fn mapped_networks_are_ipv4_networks() {
+        for (text, expected) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("127.0.0.1", Some("127.0.0.1/32")),
+            ("::1", Some("::1/128")),
+            ("2001:db8::/32", Some("2001:db8::/32")),
+            ("::/0", Some("::/0")),
+            ("::ffff:127.0.0.1", Some("127.0.0.1/32")),
+            ("::ffff:7f00:1", Some("127.0.0.1/32")),
+            ("::FFFF:10.1.2.3/128", Some("10.1.2.3/32")),
+            ("::ffff:127.0.0.0/104", Some("127.0.0.0/8")),
+            ("0:0:0:0:0:ffff:c0a8:0/112", Some("192.168.0.0/16")),
+            ("::ffff:0:0/96", Some("0.0.0.0/0")),
+            ("::ffff:10.0.0.0/95", None),
+            ("::ffff:10.0.0.0/8", None),
+            // Other addresses that hold one of IPv4 are none.
+            ("64:ff9b::10.0.0.0/104", Some("64:ff9b::a00:0/104")),
+            ("10.0.0.0/33", None),
+            ("proxy.example.com", None),
+            ("[::1]", None),
+            ("", None),
+        ] {
+            let read = network(text).map(|network| network.to_string());
+            assert_eq!(read.ok().as_deref(), expected, "{text:?}");
+        }
+    }
 }

@@ -84,11 +84,10 @@ pub struct ConnectionSettings {
 
 impl ConnectionSettings {
     fn is_trusted(&self, peer: Option<SocketAddr>) -> bool {
-        let peer = peer.map(|peer| peer.ip().to_canonical());
         peer.is_some_and(|peer| {
             self.trusted_proxies
                 .iter()
-                .any(|network| network.contains(&peer))
+                .any(|network| network.contains(&peer.ip()))
         })
     }
 }
@@ -124,6 +123,7 @@ impl Client {
     /// A client on a new connection.
     #[must_use]
     pub fn new(address: Option<SocketAddr>, phase: watch::Receiver<Phase>, slot: Slot) -> Self {
+        let address = address.map(canonical);
         Self(Arc::new(ClientConnection {
             address,
             forwarded_for: forwarded_for(address),
@@ -148,14 +148,15 @@ impl Client {
         let connection = Arc::make_mut(&mut self.0);
         connection.is_shared = is_shared;
         if source.is_some() {
-            connection.address = source;
-            connection.forwarded_for = forwarded_for(source);
+            connection.address = source.map(canonical);
+            connection.forwarded_for = forwarded_for(connection.address);
         }
         connection.is_tls = is_tls;
         self
     }
 
-    /// Who is connected, or whom a PROXY header names.
+    /// Who is connected, or whom a PROXY header names. A client of IPv4 has its own address, also where the
+    /// listener is one of IPv6.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.0.address
@@ -234,8 +235,13 @@ impl Client {
 }
 
 fn forwarded_for(address: Option<SocketAddr>) -> Option<HeaderValue> {
-    let address = address?.ip().to_canonical();
-    HeaderValue::try_from(address.to_string()).ok()
+    HeaderValue::try_from(address?.ip().to_string()).ok()
+}
+
+/// An IPv4-mapped address as the IPv4 address that it is, as everybody else knows it.
+fn canonical(mut address: SocketAddr) -> SocketAddr {
+    address.set_ip(address.ip().to_canonical());
+    address
 }
 
 /// What hyper takes as the error of a body or a service.

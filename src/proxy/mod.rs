@@ -551,7 +551,7 @@ fn own_answer(
 fn peer_is_trusted(config: &Config, client: &Client) -> bool {
     client.address().is_some_and(|peer| {
         let mut networks = config.trusted_proxies.iter();
-        networks.any(|network| network.contains(&peer.ip().to_canonical()))
+        networks.any(|network| network.contains(&peer.ip()))
     })
 }
 

@@ -1,5 +1,7 @@
 //! Client connections: their first bytes, what on them is no request, and their last ones.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use bytes::Bytes;
 use http_body_util::Full;
 
@@ -347,6 +349,55 @@ async fn a_proxy_header_names_the_client_where_one_is_due() {
         client.closed().await;
     }
     assert_eq!(upstream.requests(), seen);
+}
+
+/// A listener of IPv6 shows clients of IPv4 by IPv4-mapped addresses. They are the same peers.
+#[tokio::test]
+async fn a_mapped_address_is_the_address() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let request = Request::get("/x")
+        .header("X-Forwarded-For", "203.0.113.9")
+        .header("X-Forwarded-Proto", "https");
+    let trusted = ("203.0.113.9, 127.0.0.1", "https");
+    for (network, expected) in [
+        ("127.0.0.1", trusted),
+        ("::ffff:127.0.0.1", trusted),
+        ("::ffff:7f00:1", trusted),
+        ("::ffff:127.0.0.0/104", trusted),
+        ("::ffff:127.0.0.2", ("127.0.0.1", "http")),
+    ] {
+        let proxy = Setup::new(&issuer, &upstream)
+            .data_on(Ipv6Addr::UNSPECIFIED.into())
+            .top(&format!("trusted_proxies = [\"{network}\"]"))
+            .rest(OPEN)
+            .start()
+            .await;
+        let mut client = Client::connect((Ipv4Addr::LOCALHOST, proxy.data.port()).into()).await;
+        assert_eq!(client.request(&request).await.status(), 200);
+        let head = upstream.next().await.head;
+        let found = (head.get("x-forwarded-for"), head.get("x-forwarded-proto"));
+        let (address, scheme) = expected;
+        assert_eq!(found, (Some(address), Some(scheme)), "{network}");
+        let line = proxy.request_line("/x").await;
+        let logged = line["client"].as_str().expect("an address");
+        assert!(logged.starts_with("127.0.0.1:"), "{logged}");
+    }
+    // With the PROXY protocol, too: on both sides of the header.
+    let proxy = Setup::new(&issuer, &upstream)
+        .data_on(Ipv6Addr::UNSPECIFIED.into())
+        .top("trusted_proxies = [\"::ffff:127.0.0.1\"]\nproxy_protocol = true")
+        .rest(OPEN)
+        .start()
+        .await;
+    let mut client = Client::connect((Ipv4Addr::LOCALHOST, proxy.data.port()).into()).await;
+    let header = b"PROXY TCP6 ::ffff:198.51.100.7 ::ffff:10.0.0.1 8080 80\r\n";
+    client.send(header).await;
+    assert_eq!(client.request(&request).await.status(), 200);
+    let head = upstream.next().await.head;
+    assert_eq!(head.get("x-forwarded-for"), Some("198.51.100.7"));
+    let line = proxy.request_line("/x").await;
+    assert_eq!(line["client"], "198.51.100.7:8080");
 }
 
 #[tokio::test]

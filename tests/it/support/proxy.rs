@@ -33,6 +33,7 @@ pub struct Setup {
     rest: String,
     upstream: Option<String>,
     addresses: Option<(SocketAddr, SocketAddr)>,
+    data: IpAddr,
     admin: IpAddr,
     open_files: Option<usize>,
     memory: Option<usize>,
@@ -72,6 +73,7 @@ impl Setup {
             rest: String::new(),
             upstream: None,
             addresses: None,
+            data: Ipv4Addr::LOCALHOST.into(),
             admin: Ipv4Addr::LOCALHOST.into(),
             open_files: None,
             memory: None,
@@ -90,6 +92,12 @@ impl Setup {
     /// Listens where the test says, for a log that does not tell.
     pub fn at(mut self, data: &Port, admin: &Port) -> Self {
         self.addresses = Some((data.address(), admin.address()));
+        self
+    }
+
+    /// Has the data listener on this address, at any free port.
+    pub fn data_on(mut self, address: IpAddr) -> Self {
+        self.data = address;
         self
     }
 
@@ -198,7 +206,7 @@ impl Setup {
             std::fs::write(&file, self.text()).expect("the configuration file");
             file
         });
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let free = SocketAddr::new(self.data, 0);
         let free_admin = SocketAddr::new(self.admin, 0);
         let (data, admin) = self.addresses.unwrap_or((free, free_admin));
         let mut command = program_within(self.open_files, self.memory);
