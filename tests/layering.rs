@@ -101,6 +101,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "http_body_util",
             "hyper",
             "hyper_util",
+            "ipnet",
             "rustls",
             "tokio",
             "tokio_rustls",
@@ -620,7 +621,7 @@ const SECRET_PATHS: [&str; 16] = [
 /// Fields of text or bytes that `Debug` shows there, and why none of them can hold such a text. What can is a
 /// `Secret`, or its type has no `Debug`.
 #[rustfmt::skip]
-const SHOWN: [(&str, &str, &[&str], &str); 44] = [
+const SHOWN: [(&str, &str, &[&str], &str); 45] = [
     ("canonical/path.rs", "PathError", &["ForbiddenByte"], "a byte of the path"),
     ("canonical/path.rs", "Readings", &["literal", "others"], "the path, without its query"),
     ("cli.rs", "Settings", &["listen", "upstream", "admin", "workers", "log", "log_format"], "flags, none of which is a secret"),
@@ -638,6 +639,7 @@ const SHOWN: [(&str, &str, &[&str], &str); 44] = [
     ("jose/jws.rs", "JwsError", &["Parts"], "a number"),
     ("keys/fetch.rs", "FetchError", &["Connect", "Proxy"], "errors, which name no credentials"),
     ("keys/fetch.rs", "KeyFileError", &["why"], "what is wrong, and nothing of the file"),
+    ("keys/proxies.rs", "Way", &["Through"], "a URL without credentials"),
     ("listener/activity.rs", "Activity", &["interim"], "an answer of the upstream"),
     ("listener/head_follower.rs", "HeadFollower", &["frame_head"], "lengths and types of frames"),
     ("listener/length_follower.rs", "Lines", &["begun"], "at most as long as the name Content-Length"),

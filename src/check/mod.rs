@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Config, KeySource, LogFormat, NonceSource, SessionKeySource, Tenant};
 use crate::cors::Origins;
 use crate::jose::{KeySet, SkippedKey};
-use crate::keys::{self, Fetcher};
+use crate::keys::{self, Fetcher, Way};
 use crate::listening;
 use crate::nonce_key;
 use crate::policy::{Access, Condition, Methods};
@@ -340,7 +340,10 @@ pub fn files(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What one issuer has published, with what of it is left out; or why there is nothing to be had.
-type Published = Result<(KeySet, Vec<SkippedKey>), String>;
+struct Published {
+    way: Way,
+    keys: Result<(KeySet, Vec<SkippedKey>), String>,
+}
 
 /// Fetches the key set of every issuer, once each. The result is in the order of the tenants.
 async fn fetch(config: &Config) -> Result<Vec<Published>, String> {
@@ -360,13 +363,15 @@ async fn fetch(config: &Config) -> Result<Vec<Published>, String> {
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        published.push(match keys {
+        let keys = match keys {
             Ok((keys, skipped)) if keys.is_empty() => {
                 let reasons: Vec<String> = skipped.into_iter().map(|key| key.reason).collect();
                 Err(format!("no usable key ({})", reasons.join("; ")))
             }
             other => other,
-        });
+        };
+        let way = fetcher.way(&tenant.source);
+        published.push(Published { way, keys });
     }
     Ok(published)
 }
@@ -381,7 +386,7 @@ pub async fn keyring(config: &Config) -> (Keyring, Vec<String>, Vec<String>) {
     let (mut left_out, mut wrong) = (Vec::new(), Vec::new());
     for (tenant, published) in config.auth0.tenants.iter().zip(&published) {
         let issuer = &tenant.issuer;
-        match published {
+        match &published.keys {
             Ok((_, skipped)) => left_out.extend(skipped.iter().map(|key| is_left_out(issuer, key))),
             Err(error) => wrong.push(no_keys(tenant, error)),
         }
@@ -393,7 +398,7 @@ fn ring_of(config: &Config, published: Vec<Published>) -> Keyring {
     let tenants = config.auth0.tenants.iter().zip(published);
     let issuers = tenants.map(|(tenant, published)| IssuerKeys {
         issuer: tenant.issuer.clone(),
-        keys: published.ok().map(|(keys, _)| keys),
+        keys: published.keys.ok().map(|(keys, _)| keys),
     });
     Keyring::new(issuers.collect(), 0)
 }
@@ -451,12 +456,14 @@ pub async fn online(config: &Config) -> Found {
     };
     for (tenant, published) in config.auth0.tenants.iter().zip(&published) {
         let issuer = &tenant.issuer;
-        match published {
+        let way = &published.way;
+        match &published.keys {
             Ok((keys, skipped)) => {
-                fine.push(format!("{issuer}: usable keys: {}", keys.keys().len()));
+                let count = keys.keys().len();
+                fine.push(format!("{issuer}: usable keys: {count}, fetched {way}"));
                 fine.extend(skipped.iter().map(|key| is_left_out(issuer, key)));
             }
-            Err(error) => wrong.push(no_keys(tenant, error)),
+            Err(error) => wrong.push(format!("{} ({way})", no_keys(tenant, error))),
         }
     }
     let ambiguous = ring_of(config, published).ambiguous();

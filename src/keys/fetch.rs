@@ -19,13 +19,14 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::bare_host;
+use super::proxies::{Proxies, Way};
 use crate::config::KeySource;
 use crate::jose::{Algorithm, KeySet, MAX_DOCUMENT_BYTES};
 use crate::resolve;
@@ -34,7 +35,7 @@ use crate::resolve;
 #[derive(Clone)]
 pub struct Fetcher {
     tls: Arc<ClientConfig>,
-    proxies: Arc<Matcher>,
+    proxies: Arc<Proxies>,
     timeout: Duration,
 }
 
@@ -109,7 +110,7 @@ impl Fetcher {
     pub fn new(tls: Arc<ClientConfig>, timeout: Duration) -> Self {
         Self {
             tls,
-            proxies: Arc::new(Matcher::from_env()),
+            proxies: Arc::new(Proxies::from_env()),
             timeout,
         }
     }
@@ -129,6 +130,15 @@ impl Fetcher {
         tokio::time::timeout(self.timeout, reading)
             .await
             .map_err(|_| FetchError::Timeout(self.timeout))?
+    }
+
+    /// The way that it takes to a document.
+    #[must_use]
+    pub fn way(&self, source: &KeySource) -> Way {
+        match source {
+            KeySource::File(_) => Way::File,
+            KeySource::Url(url) => self.proxies.way(url),
+        }
     }
 
     async fn get(&self, url: &Uri) -> Result<Bytes, FetchError> {
@@ -213,12 +223,6 @@ impl Service<Name> for Lookup {
             Ok(addresses.into_iter())
         })
     }
-}
-
-/// A host without the brackets of an IPv6 address.
-fn bare_host(url: &Uri) -> &str {
-    let host = url.host().unwrap_or_default();
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 async fn get_over<S>(stream: S, url: &Uri) -> Result<Bytes, FetchError>

@@ -691,21 +691,45 @@ async fn keys_are_fetched_through_the_proxy_of_the_environment() {
     let target = within("a CONNECT", seen.recv()).await.expect("a tunnel");
     assert_eq!(target, issuer.domain());
 
-    let proxy = Setup::new(&issuer, &upstream)
-        .environment("HTTPS_PROXY", &through)
-        .environment("NO_PROXY", "localhost")
-        .start()
-        .await;
-    assert_eq!(
-        get(&proxy, &issuer.user("auth0|alice").mint())
-            .await
-            .status(),
-        200
-    );
-    assert!(
-        seen.try_recv().is_err(),
-        "the tunnel was used in spite of NO_PROXY"
-    );
+    for no_proxy in ["localhost", &issuer.domain()] {
+        let proxy = Setup::new(&issuer, &upstream)
+            .environment("HTTPS_PROXY", &through)
+            .environment("NO_PROXY", no_proxy)
+            .start()
+            .await;
+        assert_eq!(
+            get(&proxy, &issuer.user("auth0|alice").mint())
+                .await
+                .status(),
+            200
+        );
+        assert!(
+            seen.try_recv().is_err(),
+            "the tunnel was used in spite of NO_PROXY={no_proxy}"
+        );
+    }
+
+    // `check` says which way it went.
+    let directory = TempDir::new().expect("a directory");
+    let file = directory.path().join("authgate.toml");
+    std::fs::write(&file, Setup::new(&issuer, &upstream).text()).expect("a file");
+    let with_credentials = format!("http://user:secret@{address}");
+    for (no_proxy, way) in [
+        ("*.example.com", format!("through the proxy {through}")),
+        ("localhost:1", format!("through the proxy {through}")),
+        ("*.example.com,localhost", "directly".to_owned()),
+    ] {
+        let mut command = program();
+        command.args(["check", "--online", "--upstream", &upstream.url()]);
+        command.arg("--config").arg(&file);
+        command.env("HTTPS_PROXY", &with_credentials);
+        command.env("NO_PROXY", no_proxy);
+        let output = run_to_end(command, "").await;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let expected = format!("usable keys: 1, fetched {way}\n");
+        assert!(text.contains(&expected), "NO_PROXY={no_proxy}: {text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
     tunnels.abort();
 }
 
