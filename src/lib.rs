@@ -25,7 +25,7 @@
 //!
 //! Below them: [`jose`] (JWS and JWK on ring), [`claims`], [`clock`], [`rotation`] (when to fetch keys,
 //! as a state machine), [`random`], [`budget`] (what the whole process may hold), [`container`] (what it is given), [`secret`] (what
-//! `Debug` does not show), [`resolve`] (names), [`listening`] (who else does), [`metrics`], [`tls`], [`certificate`], [`nonce_key`],
+//! `Debug` does not show), [`resolve`] (names), [`dial`] (names with several addresses), [`listening`] (who else does), [`metrics`], [`tls`], [`certificate`], [`nonce_key`],
 //! [`secret_files`] (who else may read them), `writing` (small writes in one piece, large ones not ahead). Above them: [`config`] (flags, environment and
 //! file, parsed once), [`app`]
 //! (threads and tasks), [`reload`] (another configuration in the running process), [`admin`] (probes, metrics and the drain), [`operate`] (its
@@ -95,6 +95,7 @@ pub mod clock;
 pub mod config;
 pub mod container;
 pub mod cors;
+pub mod dial;
 pub mod explain;
 pub mod headers;
 pub mod identity;

@@ -77,6 +77,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     ("writing", &[], &["socket2", "tracing"]),
     ("container", &["budget"], &["rustix"]),
     ("resolve", &[], &["tokio"]),
+    ("dial", &["resolve"], &["tokio"]),
     ("listening", &[], &[]),
     ("nonce_key", &["config", "token"], &["ring"]),
     ("secret_files", &["config", "nonce_key"], &["rustix"]),
@@ -93,7 +94,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
     (
         "keys",
         &[
-            "clock", "config", "jose", "metrics", "random", "resolve", "rotation", "token",
+            "clock", "config", "dial", "jose", "metrics", "random", "rotation", "token",
         ],
         &[
             "bytes",
@@ -116,7 +117,7 @@ const PLAN: &[(&str, &[&str], &[&str])] = &[
             "budget",
             "clock",
             "config",
-            "resolve",
+            "dial",
             "tls",
             "writing",
         ],

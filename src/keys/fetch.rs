@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use std::vec;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
@@ -16,20 +14,19 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper::rt::{Read, Write};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::bare_host;
 use super::proxies::{Proxies, Way};
 use crate::config::KeySource;
+use crate::dial::{self, DialError};
 use crate::jose::{Algorithm, KeySet, MAX_DOCUMENT_BYTES};
-use crate::resolve;
 
 /// Reads key sets.
 #[derive(Clone)]
@@ -154,10 +151,7 @@ impl Fetcher {
                         "only http:// proxies are supported".to_owned(),
                     ));
                 }
-                let mut tunnel = Tunnel::new(
-                    proxy.uri().clone(),
-                    HttpConnector::new_with_resolver(Lookup),
-                );
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), Dialed);
                 if let Some(credentials) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(credentials.clone());
                 }
@@ -186,41 +180,38 @@ fn with_port(url: &Uri) -> Result<Uri, FetchError> {
         .map_err(|error: http::uri::InvalidUri| FetchError::Connect(error.to_string()))
 }
 
-async fn connect(url: &Uri) -> Result<TokioIo<tokio::net::TcpStream>, FetchError> {
+async fn connect(url: &Uri) -> Result<TokioIo<TcpStream>, FetchError> {
     let default_port = if url.scheme_str() == Some("http") {
         80
     } else {
         443
     };
     let port = url.port_u16().unwrap_or(default_port);
-    let connect = async {
-        let addresses = resolve::addresses(bare_host(url), port).await?;
-        tokio::net::TcpStream::connect(addresses.as_slice()).await
-    };
-    connect
+    dial::connect(bare_host(url), port)
         .await
         .map(TokioIo::new)
         .map_err(|error| FetchError::Connect(error.to_string()))
 }
 
-/// Finds a proxy by its name, on the same threads as everything else is looked up on.
+/// Connects to a proxy as to everything else.
 #[derive(Clone)]
-struct Lookup;
+struct Dialed;
 
-impl Service<Name> for Lookup {
-    type Response = vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+impl Service<Uri> for Dialed {
+    type Response = TokioIo<TcpStream>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, name: Name) -> Self::Future {
+    fn call(&mut self, proxy: Uri) -> Self::Future {
         Box::pin(async move {
-            // The connector puts the port in.
-            let addresses = resolve::addresses(name.as_str(), 0).await?;
-            Ok(addresses.into_iter())
+            let port = proxy.port_u16().unwrap_or(80);
+            dial::connect(bare_host(&proxy), port)
+                .await
+                .map(TokioIo::new)
         })
     }
 }

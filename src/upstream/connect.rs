@@ -24,7 +24,7 @@ use super::failure::Failure;
 use super::http2;
 use crate::budget::{Budget, Budgets, Exhausted, FIRST_BUFFER, Reading};
 use crate::config::{UpstreamAddress, UpstreamProtocol};
-use crate::resolve;
+use crate::dial::{self, DialError};
 use crate::tls::{H2, HTTP_1_1, Roots, RootsError};
 use crate::writing::{self, Space};
 
@@ -324,13 +324,16 @@ impl Connector {
     }
 }
 
+/// Several addresses of a name may be tried at the same time. All of these attempts are the one connection that
+/// is being made, and count under its place in [`super::room`]: no more than four sockets, of which all but one
+/// are closed before anything is sent.
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
-    let addresses = resolve::addresses(host, port)
+    let stream = dial::connect(host, port)
         .await
-        .map_err(ConnectError::resolve)?;
-    let stream = TcpStream::connect(addresses.as_slice())
-        .await
-        .map_err(ConnectError::socket)?;
+        .map_err(|error| match error {
+            DialError::Resolve(error) => ConnectError::resolve(error),
+            DialError::Connect(error) => ConnectError::socket(error),
+        })?;
     // Events must not wait for the next one (Nagle).
     stream.set_nodelay(true).map_err(ConnectError::socket)?;
     writing::hold_little_unsent(&SockRef::from(&stream));

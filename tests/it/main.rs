@@ -10,6 +10,7 @@
 #![expect(unreachable_pub, reason = "nobody is outside of a test")]
 
 mod a2a;
+mod addresses;
 mod admin;
 mod answers;
 mod attacks;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,6 +37,7 @@ pub struct Setup {
     admin: IpAddr,
     open_files: Option<usize>,
     memory: Option<usize>,
+    hosts: Option<String>,
     file: Option<PathBuf>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
@@ -77,6 +78,7 @@ impl Setup {
             admin: Ipv4Addr::LOCALHOST.into(),
             open_files: None,
             memory: None,
+            hosts: None,
             file: None,
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -128,6 +130,12 @@ impl Setup {
     /// Adds further tables.
     pub fn rest(mut self, toml: &str) -> Self {
         line(&mut self.rest, toml);
+        self
+    }
+
+    /// Has this in place of `/etc/hosts`, for the program alone. See [`has_own_hosts`].
+    pub fn hosts(mut self, lines: &str) -> Self {
+        self.hosts = Some(lines.to_owned());
         self
     }
 
@@ -209,7 +217,14 @@ impl Setup {
         let free = SocketAddr::new(self.data, 0);
         let free_admin = SocketAddr::new(self.admin, 0);
         let (data, admin) = self.addresses.unwrap_or((free, free_admin));
-        let mut command = program_within(self.open_files, self.memory);
+        let mut command = match &self.hosts {
+            None => program_within(self.open_files, self.memory),
+            Some(lines) => {
+                let hosts = directory.path().join("hosts");
+                std::fs::write(&hosts, lines).expect("the hosts");
+                program_with(&hosts)
+            }
+        };
         command
             .arg("--config")
             .arg(&file)
@@ -295,6 +310,26 @@ fn program_within(open_files: Option<usize>, memory: Option<usize>) -> Command {
     command.args(["-c", &format!("{limits}exec \"$0\" \"$@\"")]);
     command.arg(env!("CARGO_BIN_EXE_authgate"));
     command
+}
+
+/// The same, in a namespace of its own where this file is `/etc/hosts`.
+fn program_with(hosts: &Path) -> Command {
+    let mut command = own_namespace("mount --bind \"$0\" /etc/hosts && exec \"$@\"");
+    command.arg(hosts).arg(env!("CARGO_BIN_EXE_authgate"));
+    command
+}
+
+fn own_namespace(script: &str) -> Command {
+    let mut command = Command::new("/usr/bin/unshare");
+    command.env_clear();
+    command.args(["--map-root-user", "--mount", "/bin/sh", "-c", script]);
+    command
+}
+
+/// Whether the system lets this process give the program an `/etc/hosts` of its own.
+pub fn has_own_hosts() -> bool {
+    let tried = own_namespace("mount --bind /dev/null /etc/hosts").output();
+    tried.is_ok_and(|tried| tried.status.success())
 }
 
 /// Runs the program to its end, with `input` on its standard input. What it prints is searched for
