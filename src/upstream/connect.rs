@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -277,12 +278,28 @@ impl Connector {
             .map_err(|_| ConnectError::Timeout(self.timeout))?
     }
 
+    /// A connection of HTTP/1.1 to be upgraded.
     pub(super) async fn handshake(&self) -> Result<Handshake, Failure> {
-        let stream = TokioIo::new(self.in_time(self.connect()).await?);
+        let stream = self.in_time(self.connect()).await?;
+        Self::handshake_over(stream).await
+    }
+
+    /// A connection for ordinary exchanges: where the other side takes no more of a request, its answer is waited
+    /// for all the same. See [`Stream`].
+    pub(super) async fn handshake_for_answers(
+        &self,
+    ) -> Result<(Handshake, Arc<AtomicBool>), Failure> {
+        let mut stream = self.in_time(self.connect()).await?;
+        let is_cut = Arc::<AtomicBool>::default();
+        stream.is_cut = Some(Arc::clone(&is_cut));
+        Ok((Self::handshake_over(stream).await?, is_cut))
+    }
+
+    async fn handshake_over(stream: Stream) -> Result<Handshake, Failure> {
         http1::Builder::new()
             .max_headers(MAX_RESPONSE_HEADERS)
             .max_buf_size(MAX_BUFFER)
-            .handshake(stream)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(Failure::Broken)
     }
@@ -293,6 +310,8 @@ impl Connector {
             socket: self.connect_socket().await?,
             buffers: self.buffers.clone(),
             reading: None,
+            is_cut: None,
+            cut_by: None,
         })
     }
 
@@ -342,12 +361,23 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
 
 /// A connection. It leases what hyper reads into beyond its first buffer, and reads less where that is not
 /// to be had.
+///
+/// A backend may answer before it has read the request, with 413 say, and close. Its kernel resets the
+/// connection then, and whoever goes on writing learns that first; the answer is still there to be read
+/// (RFC 9112 §9.5 wants a sender to look for it). hyper would give both directions up. So, where that is asked
+/// for, writes that the other side refuses count as done, and what follows of the request is thrown away, until
+/// reading has come to an end. Such a connection is never used again.
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: Socket,
     buffers: Budget,
     /// From the first larger buffer on.
     reading: Option<Reading>,
+    /// Whether the other side has refused a write. Without it that is an error at once, as a tunnel and HTTP/2
+    /// want it.
+    is_cut: Option<Arc<AtomicBool>>,
+    /// How it has refused it.
+    cut_by: Option<io::ErrorKind>,
 }
 
 /// A connected socket.
@@ -385,9 +415,39 @@ impl Stream {
     /// Whether the other side reset the connection: its kernel answers bytes for a closed socket so.
     pub(super) fn was_reset(&self) -> bool {
         // Writing to a closed unix socket fails at once, before anything is sent.
-        self.tcp()
-            .is_some_and(|socket| socket.take_error().is_ok_and(|error| error.is_some()))
+        let has_error = |socket: &TcpStream| socket.take_error().is_ok_and(|error| error.is_some());
+        self.cut_by.is_some() || self.tcp().is_some_and(has_error)
     }
+
+    /// What comes of a write. Every later one is as good as done.
+    fn written<T>(&mut self, written: io::Result<T>, done: T) -> io::Result<T> {
+        match (written, &self.is_cut) {
+            (Err(error), Some(is_cut)) if is_refusal(&error) => {
+                is_cut.store(true, Ordering::Relaxed);
+                self.cut_by = Some(error.kind());
+                tracing::debug!(%error, "the upstream takes no more of the request; its answer is waited for");
+                Ok(done)
+            }
+            (written, _) => written,
+        }
+    }
+
+    /// The end that reading came to, which may be what a write has learnt: the system tells each error once. After
+    /// a reset, nobody knows whether an answer without a length is whole. A broken pipe comes behind an end.
+    fn end(&self) -> io::Result<()> {
+        match self.cut_by {
+            Some(kind) if kind != io::ErrorKind::BrokenPipe => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether an error of a write says that the other side takes nothing more.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 impl AsyncRead for Stream {
@@ -397,15 +457,20 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let before = buffer.filled().len();
         let allowed = this.allowed(buffer.remaining());
         let socket = Pin::new(&mut this.socket);
         if allowed >= buffer.remaining() {
-            return socket.poll_read(cx, buffer);
+            ready!(socket.poll_read(cx, buffer))?;
+        } else {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));
+            ready!(socket.poll_read(cx, &mut part))?;
+            let length = part.filled().len();
+            buffer.advance(length);
         }
-        let mut part = ReadBuf::new(buffer.initialize_unfilled_to(allowed));
-        ready!(socket.poll_read(cx, &mut part))?;
-        let length = part.filled().len();
-        buffer.advance(length);
+        if this.cut_by.is_some() && buffer.filled().len() == before {
+            return Poll::Ready(this.end());
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -430,7 +495,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        if self.cut_by.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, bytes));
+        Poll::Ready(self.written(written, bytes.len()))
     }
 
     fn poll_write_vectored(
@@ -438,11 +507,16 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let all = || slices.iter().map(|slice| slice.len()).sum();
+        if self.cut_by.is_some() {
+            return Poll::Ready(Ok(all()));
+        }
         let socket = Pin::new(&mut self.socket);
-        match Space::new().join(slices) {
+        let written = ready!(match Space::new().join(slices) {
             Some(bytes) => socket.poll_write(cx, bytes),
             None => socket.poll_write_vectored(cx, slices),
-        }
+        });
+        Poll::Ready(self.written(written, all()))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -450,10 +524,17 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        if self.cut_by.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = ready!(Pin::new(&mut self.socket).poll_flush(cx));
+        Poll::Ready(self.written(flushed, ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.cut_by.is_some() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
@@ -505,5 +586,103 @@ impl AsyncWrite for Socket {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Socket, Stream};
+    use crate::budget::Budgets;
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+    fn stream(socket: Socket, is_cut: Option<Arc<AtomicBool>>) -> Stream {
+        Stream {
+            socket,
+            buffers: Budgets::default().buffers,
+            reading: None,
+            is_cut,
+            cut_by: None,
+        }
+    }
+
+    /// Writes until the other side refuses it.
+    async fn write(stream: &mut Stream, is_cut: &AtomicBool) -> io::Result<()> {
+        let piece = vec![b'x'; 16 * 1024];
+        let writing = async {
+            while !is_cut.load(Ordering::Relaxed) {
+                stream.write_all(&piece).await?;
+            }
+            // What is thrown away counts as written, however much it is.
+            for _ in 0..1000 {
+                stream.write_all(&piece).await?;
+            }
+            stream.flush().await?;
+            stream.shutdown().await
+        };
+        let written = tokio::time::timeout(Duration::from_secs(10), writing).await;
+        written.expect("no waiting for who has gone")
+    }
+
+    async fn tcp() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let ours = TcpStream::connect(address).await.expect("a connection");
+        let (theirs, _) = listener.accept().await.expect("a connection");
+        (ours, theirs)
+    }
+
+    #[tokio::test]
+    async fn an_answer_outlives_the_reset_of_its_request() {
+        // What ends the connection, with something unread in it, and how reading ends then.
+        for (is_tcp, ends_first) in [(true, false), (true, true), (false, false)] {
+            let is_cut = Arc::<AtomicBool>::default();
+            let watched = Some(Arc::clone(&is_cut));
+            let mut ours = if is_tcp {
+                let (ours, mut theirs) = tcp().await;
+                let mut ours = stream(Socket::Tcp(ours), watched);
+                ours.write_all(b"unread").await.expect("room");
+                theirs.readable().await.expect("bytes");
+                theirs.write_all(b"answer").await.expect("room");
+                if ends_first {
+                    theirs.shutdown().await.expect("an end");
+                }
+                ours
+            } else {
+                let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+                let mut ours = stream(Socket::Unix(ours), watched);
+                ours.write_all(b"unread").await.expect("room");
+                theirs.write_all(b"answer").await.expect("room");
+                ours
+            };
+            write(&mut ours, &is_cut).await.expect("no error");
+            assert!(ours.was_reset());
+            let mut answer = Vec::new();
+            let end = ours.read_to_end(&mut answer).await;
+            assert_eq!(answer, b"answer", "{is_tcp} {ends_first}");
+            let end = end.map_err(|error| error.kind());
+            if ends_first {
+                assert_eq!(end, Ok(6), "the end came before the reset");
+            } else {
+                assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "{is_tcp}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn elsewhere_a_write_that_is_refused_is_an_error() {
+        let (ours, theirs) = tcp().await;
+        drop(theirs);
+        let mut ours = stream(Socket::Tcp(ours), None);
+        let error = write(&mut ours, &AtomicBool::new(false)).await;
+        let kind = error.expect_err("nobody is there").kind();
+        assert!(matches!(
+            kind,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+        ));
     }
 }

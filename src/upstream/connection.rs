@@ -25,6 +25,8 @@ pub(super) struct Connection {
     /// Until it is dropped for the request that waits in it.
     driver: Option<Box<Driver>>,
     ended: bool,
+    /// Whether the other side has refused a part of the request: nothing may follow the answer.
+    is_cut: Arc<AtomicBool>,
     gate: Arc<Gate>,
     /// Of `gate`.
     waker: Waker,
@@ -43,12 +45,13 @@ pub(super) enum ExchangeError {
 }
 
 impl Connection {
-    pub(super) fn new((sender, driver): Handshake, lease: Lease) -> Self {
+    pub(super) fn new((sender, driver): Handshake, is_cut: Arc<AtomicBool>, lease: Lease) -> Self {
         let gate = Arc::new(Gate::new());
         Self {
             sender,
             driver: Some(Box::new(driver)),
             ended: false,
+            is_cut,
             waker: Waker::from(Arc::clone(&gate)),
             gate,
             _lease: lease,
@@ -131,7 +134,7 @@ impl Connection {
             drive(&mut self.driver, &mut self.ended, &mut cx);
         }
         self.gate.wake_for(Waker::noop());
-        !self.ended && self.sender.is_ready()
+        !self.ended && !self.is_cut.load(Ordering::Relaxed) && self.sender.is_ready()
     }
 }
 

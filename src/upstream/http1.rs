@@ -46,7 +46,8 @@ impl Http1 {
 
     async fn connect(&self) -> Result<Connection, Failure> {
         let lease = self.room.connection()?;
-        Ok(Connection::new(self.connector.handshake().await?, lease))
+        let (handshake, is_cut) = self.connector.handshake_for_answers().await?;
+        Ok(Connection::new(handshake, is_cut, lease))
     }
 
     /// A backend may close an idle connection at the very moment it is used again. A request that

@@ -20,6 +20,7 @@ mod conduct;
 mod config;
 mod connections;
 mod dpop;
+mod early_answers;
 mod explain;
 mod flaws;
 mod floods;
