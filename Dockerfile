@@ -30,8 +30,7 @@ ENV CC_x86_64_unknown_linux_musl=clang \
     AR_aarch64_unknown_linux_musl=llvm-ar \
     CFLAGS_x86_64_unknown_linux_musl="-nostdlibinc -isystem /usr/include/x86_64-linux-musl" \
     CFLAGS_aarch64_unknown_linux_musl="-nostdlibinc -isystem /usr/include/aarch64-linux-musl" \
-    RUSTFLAGS="-Clink-self-contained=yes -Clinker=rust-lld" \
-    CARGO_PROFILE_RELEASE_STRIP=debuginfo
+    RUSTFLAGS="-Clink-self-contained=yes -Clinker=rust-lld"
 
 WORKDIR /source
 # Cargo wants to see the benchmark that the manifest names, although it builds the program only.
@@ -43,8 +42,8 @@ COPY benches benches
 # Two architectures are built at the same time, and Cargo's lock is not in the registry's directory: each has its own.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,id=authgate-registry-$TARGETARCH \
     --mount=type=cache,target=/source/target,id=authgate-$TARGETARCH \
-    cargo build --release --locked --bin authgate --target "$(cat /target)" \
- && install -D "target/$(cat /target)/release/authgate" /image/authgate \
+    cargo build --profile dist --locked --bin authgate --target "$(cat /target)" \
+ && install -D "target/$(cat /target)/dist/authgate" /image/authgate \
  && install -D --mode=644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt
 
 

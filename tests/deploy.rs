@@ -297,6 +297,10 @@ fn the_image_says_how_it_is() {
             "{file}"
         );
     }
+    // The size that CI measures is that of this binary.
+    let profile = "cargo build --profile dist --locked --bin authgate --target ";
+    assert!(dockerfile.contains(profile));
+    assert!(text(".ci/run").contains(profile));
     // Whatever the sources include must be in the build.
     let ignore = text(".dockerignore");
     for line in dockerfile
@@ -581,6 +585,34 @@ fn the_workflows_do_what_the_sources_say() {
                 .is_some_and(|image| image.starts_with(compiler)),
             "{image}"
         );
+    }
+
+    // What the manifest promises is built.
+    let oldest = &ci["jobs"]["oldest-rust"];
+    let promised = format!("rust:{}-", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(
+        oldest["container"]
+            .as_str()
+            .is_some_and(|image| image.starts_with(&promised)),
+        "{oldest}"
+    );
+    assert!(oldest.to_string().contains("cargo build --locked"));
+
+    // Actions of others are pinned by commit.
+    for path in [".github/workflows/ci.yml", ".github/workflows/release.yml"] {
+        let file = text(path);
+        let used = file
+            .lines()
+            .filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("uses: "));
+        let mut used = used.filter(|action| !action.starts_with("./")).peekable();
+        assert!(used.peek().is_some(), "{path}");
+        for action in used {
+            let (_, commit) = action.split_once('@').expect("a version");
+            let commit = commit.split(' ').next().unwrap_or_default();
+            let is_commit =
+                commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(is_commit, "{path}: {action}");
+        }
     }
 
     let release = workflow(".github/workflows/release.yml");

@@ -1,7 +1,7 @@
 //! authgate at work, with nothing else installed: a stand-in Auth0 tenant, a small agent, and authgate
 //! between them, configured by a file as it would be anywhere.
 //!
-//! `cargo run --profile demo --example demo` prints curl lines to try and serves until Ctrl-C.
+//! `cargo run --example demo` prints curl lines to try and serves until Ctrl-C.
 //! `--self-test` runs those lines itself and compares. `--listen ADDRESS` moves it from port 8080.
 
 mod agent;
