@@ -3,13 +3,32 @@
 
 The robust figure is CPU time of the proxy per request; req/s and latency are only fair
 inside one run. Everything is on 127.0.0.1, and every load is bounded in time."""
-import argparse, glob, json, os, resource, shutil, statistics, subprocess, sys, time
+import argparse, glob, json, os, resource, shutil, signal, statistics, subprocess, sys, time
 
 import data
 
 CASES = """sanity start hot cold cold_warm badsig notoken 64k 1m post1m churn h2 lat500 w2_hot sse1000 sseburst
     flood64 flood2000 firstsight64 firstsight2000 tls uds h2up idle10k routes10k rotation tokens200k""".split()
 ROUTES, IDLE = 10_000, 10_000
+ECHO_MODULE = "/usr/lib/nginx/modules/ngx_http_echo_module.so"
+# What the cases are measured with, and the Debian package that has it.
+TOOLS = {"wrk": ("wrk", set(CASES) - {"sanity", "start", "h2", "lat500", "sse1000", "sseburst", "rotation"}),
+         "h2load": ("nghttp2-client", {"h2"}), "oha": ("cargo install oha --locked", {"lat500", "flood64", "flood2000"})}
+
+
+def check_tools(a):
+    """Without the backend nothing can be measured; without a tool its cases are left out. One line for each."""
+    needed = [("nginx", shutil.which("nginx"), "nginx-light"), ("taskset", shutil.which("taskset"), "util-linux"),
+              ("nginx's echo module", os.path.exists(ECHO_MODULE), "libnginx-mod-http-echo")]
+    for name, is_here, package in needed:
+        if not is_here:
+            sys.exit(f"bench.py: {name} is not here; it is in {package}")
+    for tool, (package, cases) in TOOLS.items():
+        is_here = os.path.exists(a.oha) if tool == "oha" else shutil.which(tool)
+        left_out = [] if is_here else [case for case in a.cases if case in cases]
+        if left_out:
+            print(f"skip {', '.join(left_out)}: {tool} is not here; it is in {package}", file=sys.stderr)
+            a.cases = [case for case in a.cases if case not in left_out]
 
 
 def main():
@@ -28,6 +47,9 @@ def main():
     a.secs, a.cases = min(a.secs, 10), a.cases.split(",")
     if unknown := set(a.cases) - set(CASES):
         p.error(f"no such case: {', '.join(sorted(unknown))}")
+    check_tools(a)
+    # Whoever stops this stops what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.makedirs(a.work, exist_ok=True)
     data.ensure_venv(a.work)
     a.envoy = a.envoy or next(iter(glob.glob(f"{a.work}/venv/lib/python3*/site-packages/envoy/_bin/envoy")), None)
@@ -54,7 +76,7 @@ def main():
 
 class Run:
     def __init__(self, a, d):
-        from peers import Peer, Proc, all_peers, get, upstream_argv, HERE, UP, UP_SSE
+        from peers import Peer, all_peers, UP
         self.a, self.d = a, d
         with open(f"{d}/hot.txt") as f:
             self.hot = f.read().strip()
@@ -65,10 +87,18 @@ class Run:
                         "peers": {p.name: {} for p in [*self.peers, self.direct]}}
         # How many of tokens.txt have been shown to the peer that runs.
         self.shown = 0
-        self.background = [Proc(upstream_argv(d), 1, log=f"{d}/log-up.txt"),
-                           Proc([sys.executable, f"{HERE}/sse.py", "server", UP_SSE.split(":")[1]], 1, log=f"{d}/log-sse.txt")]
+        self.background = []
+
+    def backends(self):
+        from peers import Proc, get, upstream_argv, HERE, UP, UP_SSE
+        for argv, log in ((upstream_argv(self.d), "log-up.txt"),
+                          ([sys.executable, f"{HERE}/sse.py", "server", UP_SSE.split(":")[1]], "log-sse.txt")):
+            self.background.append(Proc(argv, 1, log=f"{self.d}/{log}"))
         time.sleep(0.7)
-        get(UP), get(UP_SSE, "/x")
+        try:
+            get(UP), get(UP_SSE, "/x")
+        except OSError as error:
+            sys.exit(f"bench.py: the backend does not answer ({error}): see {self.d}/log-up.txt")
 
     def close(self):
         for peer in self.peers:
@@ -128,6 +158,7 @@ class Run:
             peer.stop()
 
     def all(self):
+        self.backends()
         self.start_up()
         self.side_by_side()
         self.by_themselves()

@@ -6,6 +6,7 @@ from data import AUD, ISS, PERM, write
 HERE = os.path.dirname(os.path.abspath(__file__))
 UP, UP_SSE, UP_H2 = "127.0.0.1:9000", "127.0.0.1:9001", "127.0.0.1:9005"
 FIRST_PORT, H2_OFFSET = 9100, 50
+JS_MODULE = "/usr/lib/nginx/modules/ngx_http_js_module.so"
 HZ = os.sysconf("SC_CLK_TCK")
 
 
@@ -62,23 +63,23 @@ class Proc:
         self.began = time.perf_counter()
         with open(log, "w") as out:
             self.p = subprocess.Popen(argv, env={**os.environ, **(env or {})}, cwd=cwd, stdout=out,
-                                      stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                                      stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def pids(self):
         return with_children(self.p.pid)
 
     def stop(self):
-        pids = self.pids()
         self.p.terminate()
         try:
             self.p.wait(4)
         except subprocess.TimeoutExpired:
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass
-            self.p.wait(2)
+            pass
+        # What it has started and not ended is in its group.
+        try:
+            os.killpg(self.p.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        self.p.wait(2)
 
 
 def get(address, path="/small", token=None, headers=None, timeout=3, tls=False):
@@ -133,7 +134,7 @@ def nginx(d, port, up, workers, auth=False, tls=False):
     name = f"p{port}"
     modules = js = location = server = ""
     if auth:
-        modules = "load_module /usr/lib/nginx/modules/ngx_http_js_module.so;"
+        modules = f"load_module {JS_MODULE};"
         with open(f"{HERE}/jwt.njs.js") as f:
             script = f.read()
         for mark, value in {"@ISS@": ISS, "@AUD@": AUD, "@PERM@": PERM, "@SPKI@": f"{d}/spki.b64"}.items():
@@ -343,7 +344,7 @@ def all_peers(a, d):
         Peer("haproxy-jwt", lambda *x, **o: haproxy(d, *x, auth=True, **o), haproxy_at, True, H2_OFFSET),
         Peer("envoy-jwt", lambda *x: envoy(d, *x, a.envoy, auth=True), a.envoy, True, 0),
         Peer("envoy-jwt-cache", lambda *x, **o: envoy(d, *x, a.envoy, auth=True, cache=True, **o), a.envoy, True, 0, True),
-        Peer("nginx-njs", lambda *x: nginx(d, *x, auth=True), nginx_at, True, H2_OFFSET),
+        Peer("nginx-njs", lambda *x: nginx(d, *x, auth=True), nginx_at and JS_MODULE, True, H2_OFFSET),
         Peer("node-auth0", node, node_at),
     ]
     if a.authgate:
