@@ -571,6 +571,35 @@ fn every_code_stands_in_the_readme() {
     }
 }
 
+/// Each is provoked over real sockets: some test of the program names it.
+#[test]
+fn every_code_is_provoked_through_the_program() {
+    let mut codes = BTreeSet::new();
+    for (_, text) in sources() {
+        let text = code(&text);
+        for function in text.split("fn code(&self)").skip(1) {
+            let body = function.split("\n    }").next().unwrap_or_default();
+            let texts = body.split('"').skip(1).step_by(2);
+            codes.extend(texts.map(str::to_owned));
+        }
+    }
+    assert!(codes.len() >= 60, "only {} codes found", codes.len());
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let tests: String = std::fs::read_dir(tests)
+        .expect("tests/it")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file())
+        .map(|path| std::fs::read_to_string(path).expect("a source file"))
+        .collect();
+    let mut words = tests.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_');
+    let words: BTreeSet<&str> = words.by_ref().collect();
+    let missing: Vec<&String> = codes
+        .iter()
+        .filter(|code| !words.contains(code.as_str()))
+        .collect();
+    assert!(missing.is_empty(), "no test provokes {missing:?}");
+}
+
 /// `docs/headers.md` lists what is managed, as the code has it.
 #[test]
 fn the_page_on_headers_lists_every_managed_name() {

@@ -978,6 +978,21 @@ async fn a_resource_advertises_what_its_tools_need_and_one_challenge_tells_all_o
     assert_eq!(upstream.requests(), before);
 }
 
+/// Where no rule is for every message, one that no rule names is for nobody.
+#[tokio::test]
+async fn a_message_that_no_rule_covers_is_denied() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = start(&issuer, &upstream, READ).await;
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    let request = Request::post("/open", ping)
+        .header("Content-Type", "application/json")
+        .bearer(&token(&issuer, "call"));
+    let found = proxy.send(&request).await;
+    rpc(&found, 403, "mcp_denied", Some(json!(1))).expect("a refusal");
+    assert_eq!(upstream.requests(), 0);
+}
+
 const FILTER: &str = "[mcp]\nread_bodies = true\nfilter_tools = true\n";
 
 const TOOLS: &str = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"read","x":1.50},{"name":"delete_user"},{"name":"run_shell"},{"name":"\u0064elete_all"}, {"name":"write"}],"nextCursor":"p2"}}"#;
