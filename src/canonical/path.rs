@@ -258,7 +258,7 @@ impl<'p> Closure<'p> {
 
 fn has_control(reading: &str) -> bool {
     if reading.is_ascii() {
-        reading.bytes().any(|byte| byte.is_ascii_control())
+        any_byte(reading, |byte| byte.is_ascii_control())
     } else {
         reading.chars().any(char::is_control)
     }
@@ -268,35 +268,55 @@ fn check_bytes(path: &str) -> Result<(), PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NoLeadingSlash);
     }
-    let mut bytes = path.bytes();
-    let mut encoded = false;
-    while let Some(byte) = bytes.next() {
-        match byte {
-            0..=0x1f | 0x7f => return Err(PathError::ControlCharacter),
-            b'\\' | b'#' | b'?' | b' ' | 0x80.. => return Err(PathError::ForbiddenByte(byte)),
-            b'%' => {
-                encoded = true;
-                let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
-                if digit().is_none() || digit().is_none() {
-                    return Err(PathError::BrokenPercentEncoding);
-                }
-            }
-            _ => {}
-        }
+    let is_forbidden = |byte| matches!(byte, 0..=0x20 | 0x7f.. | b'\\' | b'#' | b'?');
+    if any_byte(path, is_forbidden) {
+        let byte = path.bytes().find(|byte| is_forbidden(*byte));
+        return Err(match byte.unwrap_or_default() {
+            0..=0x1f | 0x7f => PathError::ControlCharacter,
+            byte => PathError::ForbiddenByte(byte),
+        });
     }
-    if encoded && std::str::from_utf8(&decoded_bytes(path, |_| true)).is_err() {
+    let mut encoded = path.match_indices('%').peekable();
+    if encoded.peek().is_none() {
+        return Ok(());
+    }
+    let is_whole = |(place, _)| {
+        path.as_bytes()
+            .get(place..)
+            .and_then(encoded_byte)
+            .is_some()
+    };
+    if !encoded.all(is_whole) {
+        return Err(PathError::BrokenPercentEncoding);
+    }
+    if std::str::from_utf8(&decoded_bytes(path, |_| true)).is_err() {
         return Err(PathError::NotUtf8);
     }
     Ok(())
 }
 
+/// Whether some byte is so. It looks at all of them, which is many at a time; to stop at the first would be one by one.
+fn any_byte(path: &str, is: impl Fn(u8) -> bool) -> bool {
+    path.bytes().fold(false, |any, byte| any | is(byte))
+}
+
+/// Whether two bytes that follow each other are so, as [`any_byte`] finds it.
+fn any_pair(path: &str, is: impl Fn(u8, u8) -> bool) -> bool {
+    let bytes = path.as_bytes();
+    let pairs = bytes.iter().zip(bytes.get(1..).unwrap_or_default());
+    pairs.fold(false, |any, (first, second)| any | is(*first, *second))
+}
+
 /// Whether no step can change the path: the common case, found at once. A segment that only begins with
 /// a dot is left to the steps.
 fn is_plain(path: &str) -> bool {
-    let may_change =
-        |pair: &[u8]| matches!(pair, [b'%' | b';', _] | [b'/', b'/' | b'.'] | [b'.', b'/']);
-    !path.as_bytes().windows(2).any(may_change)
-        && (path == "/" || !path.ends_with(['/', '%', ';', '.']))
+    let may_change = |first, second| {
+        matches!(
+            (first, second),
+            (b'%' | b';', _) | (b'/', b'/' | b'.') | (b'.', b'/')
+        )
+    };
+    !any_pair(path, may_change) && (path == "/" || !path.ends_with(['/', '%', ';', '.']))
 }
 
 /// Which bytes a backend decodes where they stand percent-encoded. The first one decodes all.
@@ -321,7 +341,7 @@ const STEPS: [(Trigger, Step); 12] = [
     (|path| path.contains('\\'), backslashes_to_slashes),
     (has_empty_segment, merge_slashes),
     (|path| path.starts_with("//"), drop_authority),
-    (|path| path.contains("/."), resolve_dots),
+    (begins_with_dot, resolve_dots),
     (|path| path.contains('%'), resolve_encoded_dots),
     (|path| path.contains(';'), drop_parameters),
     (|path| path.contains(';'), drop_last_parameters),
@@ -331,11 +351,20 @@ const STEPS: [(Trigger, Step); 12] = [
     (|path| path.contains('?'), |path| cut_at(path, '?')),
     (|path| path.contains('#'), |path| cut_at(path, '#')),
     (|path| path.ends_with('/'), drop_trailing_slash),
-    (|path| path.contains(['.', ' ']), trim_segments),
+    (has_dot_or_space, trim_segments),
 ];
 
 fn has_empty_segment(path: &str) -> bool {
-    path.as_bytes().windows(2).any(|pair| pair == b"//")
+    any_pair(path, |first, second| first == b'/' && second == b'/')
+}
+
+/// Whether some segment begins with a dot.
+fn begins_with_dot(path: &str) -> bool {
+    any_pair(path, |first, second| first == b'/' && second == b'.')
+}
+
+fn has_dot_or_space(path: &str) -> bool {
+    any_byte(path, |byte| byte == b'.' || byte == b' ')
 }
 
 /// Decodes percent-encoding once, of the bytes that `picks` says. Sequences that an earlier step
