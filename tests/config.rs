@@ -139,20 +139,31 @@ fn the_manifest_holds_a_file_that_loads() {
     assert!(!config.routes.is_empty(), "the manifest shows a rule");
 }
 
-/// What README.md shows is what the program takes, whole files and fragments alike.
+/// What README.md and docs/ show is what the program takes, whole files and fragments alike.
 #[test]
-fn every_snippet_of_the_readme_loads() {
+fn every_snippet_of_the_documentation_loads() {
     for (place, snippet) in snippets() {
         must_load(&place, load(&complete(&snippet)));
     }
 }
 
-/// The TOML in README.md, each with its place.
+/// The TOML in README.md and docs/, each with its place.
 fn snippets() -> Vec<(String, String)> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let mut pages = vec!["README.md".to_owned()];
+    for entry in std::fs::read_dir(root().join("docs")).expect("docs/") {
+        let name = entry.expect("an entry").file_name();
+        pages.push(format!("docs/{}", name.to_str().expect("UTF-8")));
+    }
+    let snippets: Vec<_> = pages.iter().flat_map(|page| snippets_of(page)).collect();
+    assert!(snippets.len() >= 15, "only {} snippets", snippets.len());
+    snippets
+}
+
+fn snippets_of(page: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(root().join(page)).expect(page);
     let mut snippets: Vec<(usize, String)> = Vec::new();
     let mut inside = false;
-    for (number, line) in (1..).zip(readme.lines()) {
+    for (number, line) in (1..).zip(text.lines()) {
         let fence = line.trim_start().strip_prefix("```");
         match fence {
             Some(language) if !inside && language.starts_with("toml") => {
@@ -168,10 +179,9 @@ fn snippets() -> Vec<(String, String)> {
             None => {}
         }
     }
-    assert!(snippets.len() >= 5, "only {} snippets", snippets.len());
     let named = snippets.into_iter();
     named
-        .map(|(number, snippet)| (format!("README.md:{number}"), snippet))
+        .map(|(number, snippet)| (format!("{page}:{number}"), snippet))
         .collect()
 }
 
@@ -217,7 +227,7 @@ fn the_examples_in_the_reference_load() {
     must_load("the reference with its examples", load(&table.to_string()));
 }
 
-/// Every key that the program knows is in the reference. The program says which it knows when it
+/// Every key that the program knows is in the reference, and in the documentation. The program says which it knows when it
 /// meets one that it does not.
 #[test]
 fn the_reference_is_complete() {
@@ -308,6 +318,25 @@ fn the_reference_is_complete() {
             shown, keys,
             "[{section}] in the reference, and in the program"
         );
+        let page = match section.as_str() {
+            "require" | "require.claims[0]" | "route[0]" => "docs/rules.md",
+            _ => "docs/configuration.md",
+        };
+        let text = std::fs::read_to_string(root().join(page)).expect(page);
+        for key in shown {
+            // As a row of a table, in an example, or as a table of its own.
+            let forms = [
+                format!("`{key}`"),
+                format!("`{key} ="),
+                format!("{key} = NAME"),
+                format!("[{key}]"),
+                format!(".{key}]"),
+            ];
+            assert!(
+                forms.iter().any(|form| text.contains(form)),
+                "{page} has no {key} of [{section}]"
+            );
+        }
     }
 }
 

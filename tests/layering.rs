@@ -530,9 +530,9 @@ fn only_the_named_modules_make_the_proofs() {
     }
 }
 
-/// The refusal codes in the code are the ones in the README: each with what to do about it.
+/// The refusal codes in the code are the ones in `docs/responses.md`: each with what to do about it.
 #[test]
-fn every_code_stands_in_the_readme() {
+fn every_code_is_documented() {
     const CODES: [&str; 8] = [
         "listener/connection.rs",
         "mcp/error.rs",
@@ -543,8 +543,8 @@ fn every_code_stands_in_the_readme() {
         "token/rejection.rs",
         "upstream/failure.rs",
     ];
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).expect("README.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/responses.md");
+    let page = std::fs::read_to_string(page).expect("docs/responses.md");
     let is_code = |text: &str| {
         text.contains('_')
             && text
@@ -565,8 +565,8 @@ fn every_code_stands_in_the_readme() {
     assert!(codes.len() >= 35, "only {} codes found", codes.len());
     for code in codes {
         assert!(
-            readme.contains(&format!("`{code}`")),
-            "{code} is not in README.md"
+            page.contains(&format!("`{code}`")),
+            "{code} is not in docs/responses.md"
         );
     }
 }

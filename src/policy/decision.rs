@@ -819,7 +819,7 @@ impl<'r> Permit<'r> {
 }
 
 impl Denial {
-    /// The stable code of this refusal, for clients, logs and the README.
+    /// The stable code of this refusal, for clients, logs and `docs/responses.md`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

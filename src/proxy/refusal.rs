@@ -83,7 +83,7 @@ impl Refusal {
         }
     }
 
-    /// The stable code, for clients, logs and the README.
+    /// The stable code, for clients, logs and `docs/responses.md`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

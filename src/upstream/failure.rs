@@ -49,7 +49,7 @@ impl Failure {
         body.cloned().map_or(Self::Broken(error), Self::Body)
     }
 
-    /// The stable code of this failure, for clients, logs and the README.
+    /// The stable code of this failure, for clients, logs and `docs/responses.md`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

@@ -70,7 +70,7 @@ pub enum ProofError {
 }
 
 impl ProofError {
-    /// The stable code of this refusal, for clients, logs and the README.
+    /// The stable code of this refusal, for clients, logs and `docs/responses.md`.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
