@@ -1745,3 +1745,24 @@ async fn pipelined_requests_share_no_identity() {
     });
     findings.assert_none();
 }
+
+/// Two codes that a client must try hard for.
+#[tokio::test]
+async fn what_is_too_much_to_look_at_is_named() {
+    let issuer = Issuer::start();
+    let upstream = Upstream::hello();
+    let proxy = Setup::new(&issuer, &upstream).start().await;
+    let nested = format!("/%{}41", "25".repeat(90));
+    let refused = proxy.send(&Request::get(&nested)).await;
+    assert_own(&refused, 400, "path_ambiguous");
+    let mut request = http::Request::get("http://agents.example.com/x");
+    for number in 0..=100 {
+        request = request.header(format!("x-field-{number}"), "1");
+    }
+    let request = request.body(Full::default()).expect("a request");
+    let refused = H2::connect(proxy.data).await.send(request).await;
+    assert_eq!(refused.status(), 431);
+    let body: Value = serde_json::from_slice(&h2::body(refused).await).expect("JSON");
+    assert_eq!(body["code"], "headers_too_many");
+    assert_eq!(upstream.requests(), 0);
+}
