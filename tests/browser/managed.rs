@@ -15,6 +15,7 @@ fn opinionated() -> Upstream {
             ("Access-Control-Allow-Credentials", "true"),
             ("Access-Control-Expose-Headers", "X-Upstream"),
             ("X-Upstream", "1"),
+            ("X-Hidden", "1"),
             ("Mcp-Session-Id", "session-1"),
             ("Retry-After", "7"),
         ];
@@ -107,8 +108,9 @@ pub async fn a_page_reads_what_is_exposed(browser: &Browser) {
     assert_eq!(seen.header("mcp-session-id"), Some("session-1"));
     assert_eq!(seen.header("retry-after"), Some("7"));
     assert!(seen.header("x-request-id").is_some(), "{seen:?}");
-    // Whether it is shown is no longer the upstream's to say.
-    assert_eq!(seen.header("x-upstream"), None);
+    // What the upstream exposes is exposed beside what authgate does, and nothing else.
+    assert_eq!(seen.header("x-upstream"), Some("1"));
+    assert_eq!(seen.header("x-hidden"), None);
 
     let seen = page.ask(&agents).await;
     seen.assert_own(401, "token_missing");
