@@ -205,7 +205,7 @@ async fn long_messages_of_every_shape_do_not_end_the_process() {
         for (callers, is_kept) in [(&many[..], false), (&many[..1], true)] {
             let messages = callers.to_vec();
             let tally = scene
-                .endures(move |place| converse(place, &messages, 2, is_kept))
+                .endures(move |place| converse(place, &messages, 1 + usize::from(is_kept), is_kept))
                 .await;
             assert!(tally.contains_key(&403), "{value}: {tally:?}");
             let others = tally.keys().filter(|status| ![403, 503].contains(*status));
