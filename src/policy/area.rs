@@ -43,9 +43,10 @@ impl Area {
     /// Whether any reading of a path lies here, in this case or another.
     #[must_use]
     pub fn holds_a_reading_of(&self, readings: &Readings<'_>) -> bool {
-        readings
-            .iter()
-            .any(|reading| self.covers(reading) || self.covers_folded(&fold_case(reading)))
+        readings.iter().any(|reading| {
+            self.may_hold(reading)
+                && (self.covers(reading) || self.covers_folded(&fold_case(reading)))
+        })
     }
 
     /// Whether any reading of a path lies here. A path that cannot be read lies nowhere.
@@ -57,6 +58,20 @@ impl Area {
     /// The segments of its path.
     pub(super) fn segments(&self) -> Vec<&str> {
         self.path.split('/').skip(1).collect()
+    }
+
+    /// Whether a reading may lie here in some case, or be its path with a suffix. Most paths lie elsewhere, and that is
+    /// seen at their beginning: only letters outside ASCII can change their number when their case is folded.
+    fn may_hold(&self, reading: &str) -> bool {
+        if !self.path.is_ascii() {
+            return true;
+        }
+        match reading.as_bytes().split_at_checked(self.path.len()) {
+            Some((start, _)) => {
+                start.eq_ignore_ascii_case(self.path.as_bytes()) || !start.is_ascii()
+            }
+            None => !reading.is_ascii(),
+        }
     }
 
     fn covers(&self, reading: &str) -> bool {
@@ -129,6 +144,10 @@ impl Areas {
                 found.push(place);
             }
         };
+        if !self.list.iter().any(|area| area.may_hold(reading)) {
+            add(None);
+            return;
+        }
         add(self.at(reading));
         for stem in without_format_suffix(reading) {
             if let Some(place) = self.place_of(|area| area.path == stem) {
@@ -179,7 +198,7 @@ impl Areas {
 
 #[cfg(test)]
 mod tests {
-    use super::{Area, Areas};
+    use super::{Area, Areas, fold_case, without_format_suffix};
 
     fn areas(paths: &[&str]) -> Areas {
         let areas = paths.iter().map(|path| Area::new(path, vec![]));
@@ -205,6 +224,20 @@ mod tests {
         let one = areas(&["/mcp"]);
         for path in ["/", "/mc", "/mcpx", "/x/mcp", "//mcp", "/%6dcp"] {
             assert_eq!(one.at(path), None, "{path}");
+        }
+    }
+
+    proptest::proptest! {
+        /// What is seen at the beginning of a path is true of all of it.
+        #[test]
+        fn no_path_lies_where_it_may_not(area in "/[mskiM\u{17f}]{0,3}(/[sS])?", reading in "/[mMskKi\u{17f}\u{212a}\u{130}/.]{0,6}") {
+            let area = Area::new(&area, Vec::new());
+            if !area.may_hold(&reading) {
+                let folded = fold_case(&reading);
+                assert!(!area.covers(&reading) && !area.covers_folded(&folded));
+                assert!(without_format_suffix(&reading).all(|stem| stem != area.path));
+                assert!(without_format_suffix(&folded).all(|stem| stem != area.folded));
+            }
         }
     }
 
