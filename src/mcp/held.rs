@@ -12,9 +12,20 @@ pub const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Default)]
 pub struct Held {
     bytes: Vec<u8>,
+    /// How many bytes are announced; the buffer grows to no more while they are right.
+    announced: usize,
 }
 
 impl Held {
+    /// Nothing yet of an answer that announces so many bytes.
+    #[must_use]
+    pub const fn announced(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            announced: bytes,
+        }
+    }
+
     /// Adds bytes.
     ///
     /// # Errors
@@ -29,7 +40,12 @@ impl Held {
         if length > self.bytes.capacity() {
             // By doubling, as a vector grows, and not beyond what may be held.
             let doubled = self.bytes.capacity().saturating_mul(2);
-            let room = doubled.clamp(length, MAX_ANSWER_BYTES);
+            let most = if length <= self.announced {
+                self.announced
+            } else {
+                MAX_ANSWER_BYTES
+            };
+            let room = doubled.clamp(length, most.min(MAX_ANSWER_BYTES));
             let held = self.bytes.len();
             self.bytes.reserve_exact(room.saturating_sub(held));
         }

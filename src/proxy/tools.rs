@@ -19,7 +19,7 @@ use super::{Refusal, Shared};
 use crate::budget::{Exhausted, Lease};
 use crate::canonical::CanonicalRequest;
 use crate::clock::UnixTime;
-use crate::mcp::{self, AnswerError, Call, Doubt, Events, Held, Message, View};
+use crate::mcp::{self, AnswerError, Call, Doubt, Events, Held, MAX_ANSWER_BYTES, Message, View};
 use crate::policy::{Caller, Matched, Permit};
 use crate::upstream::{Failure, ResponseBody};
 
@@ -160,8 +160,17 @@ impl ToolFilter {
         let patience = self.shared.current().config.timeouts.response_header;
         let deadline = Instant::now().checked_add(patience);
         let deadline = deadline.into_iter().chain(expiry).min();
-        let mut held = Held::default();
-        let whole = collect(&mut body, &mut held, &mut self.lease);
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let announced = announced.min(MAX_ANSWER_BYTES);
+        // All of it at once: of many that come together, each would have a part, and none the rest.
+        let room = self.lease.resize(announced.saturating_sub(UNLEASED));
+        let mut held = Held::announced(announced);
+        let whole = async {
+            match room {
+                Ok(()) => collect(&mut body, &mut held, announced, &mut self.lease).await,
+                Err(why) => Ok(Collected::NoRoom(why)),
+            }
+        };
         let whole = match deadline {
             None => Ok(whole.await),
             Some(deadline) => tokio::time::timeout_at(deadline, whole).await,
@@ -255,6 +264,7 @@ enum Collected {
 async fn collect(
     body: &mut ResponseBody,
     held: &mut Held,
+    announced: usize,
     lease: &mut Lease,
 ) -> Result<Collected, Failure> {
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
@@ -265,7 +275,8 @@ async fn collect(
         if held.push(&data).is_err() {
             return Ok(Collected::TooLarge(data));
         }
-        if let Err(why) = lease.resize(held.size().saturating_sub(UNLEASED)) {
+        let size = held.size().max(announced);
+        if let Err(why) = lease.resize(size.saturating_sub(UNLEASED)) {
             return Ok(Collected::NoRoom(why));
         }
     }
